@@ -1,0 +1,65 @@
+// Packing of weights and the dynamic Linear.
+#include "../program/gemm.h"
+
+#include <stdexcept>
+
+#include "bindings.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace intaglio {
+
+void bind_gemm(nb::module_& m) {
+  m.def("packed_weight_bytes", &packed_weight_bytes, "n"_a, "k"_a, "panel_vectors"_a = 0);
+  m.def(
+      "pack_weight",
+      [](uintptr_t weight, uintptr_t scale, uintptr_t bias, int64_t n, int64_t k, int panel_vectors,
+         uintptr_t packed) {
+        nb::gil_scoped_release release;
+        pack_weight(pointer<const int8_t>(weight), pointer<const float>(scale), pointer<const float>(bias), n,
+                    k, panel_vectors, pointer<uint8_t>(packed));
+      },
+      "weight"_a, "scale"_a, "bias"_a, "n"_a, "k"_a, "panel_vectors"_a, "packed"_a);
+  m.def(
+      "unpack_weight",
+      [](uintptr_t packed, uintptr_t weight, uintptr_t scale, uintptr_t bias) {
+        nb::gil_scoped_release release;
+        unpack_weight(pointer<const uint8_t>(packed), pointer<int8_t>(weight), pointer<float>(scale),
+                      pointer<float>(bias));
+      },
+      "packed"_a, "weight"_a, "scale"_a, "bias"_a);
+  m.def(
+      "packed_shape",
+      [](uintptr_t packed) {
+        PackedLayout layout;
+        __builtin_memcpy(&layout, pointer<const uint8_t>(packed), sizeof layout);
+        if (layout.magic != kPackedMagic) throw std::invalid_argument("not a packed weight");
+        return nb::make_tuple(layout.n, layout.k, isa_name(static_cast<Isa>(layout.isa)));
+      },
+      "packed"_a, "(N, K, instruction set) of a packed weight.");
+  m.def(
+      "linear_dynamic",
+      [](uintptr_t x, int64_t rows, int64_t k, uintptr_t packed, int granularity, int activation, float lower,
+         float upper, uintptr_t y, int threads) {
+        nb::gil_scoped_release release;
+        linear_dynamic({pointer<const float>(x), rows, k, pointer<const uint8_t>(packed),
+                        static_cast<Granularity>(granularity), static_cast<Activation>(activation), lower,
+                        upper, pointer<float>(y), threads});
+      },
+      "x"_a, "rows"_a, "k"_a, "packed"_a, "granularity"_a, "activation"_a, "lower"_a, "upper"_a, "y"_a,
+      "threads"_a);
+  m.def(
+      "quantize_activations",
+      [](uintptr_t x, int64_t rows, int64_t cols, int granularity, uintptr_t q, int64_t q_stride,
+         uintptr_t scale, uintptr_t zero_point, int threads) {
+        nb::gil_scoped_release release;
+        quantize_activations(pointer<const float>(x), rows, cols, static_cast<Granularity>(granularity),
+                             pointer<uint8_t>(q), q_stride, pointer<float>(scale),
+                             pointer<int32_t>(zero_point), threads);
+      },
+      "x"_a, "rows"_a, "cols"_a, "granularity"_a, "q"_a, "q_stride"_a, "scale"_a, "zero_point"_a,
+      "threads"_a);
+}
+
+}  // namespace intaglio

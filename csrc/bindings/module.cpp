@@ -1,0 +1,8 @@
+// The Python module `intaglio._core`.
+#include "bindings.h"
+
+NB_MODULE(_core, m) {
+  m.doc() = "The C++ core of intaglio: kernels behind raw addresses. Use intaglio.ops instead.";
+  intaglio::bind_system(m);
+  intaglio::bind_gemm(m);
+}

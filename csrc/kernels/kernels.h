@@ -1,0 +1,140 @@
+// Contracts of the kernels, and the table through which they are called.
+//
+// A kernel is single-threaded, stateless and noexcept: it never allocates, and what it needs beside
+// its operands comes in as `scratch`. Unless a field says otherwise, pointers need no alignment,
+// buffers do not overlap, and sizes may be zero. Every instruction set computes the same bits; the
+// arithmetic is fixed by docs/numerics.md. Only <cstddef> and <cstdint> are included, because this
+// header is compiled with every instruction set's flags.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "isa.h"
+
+namespace intaglio {
+
+// ---- Activation quantization --------------------------------------------------------------------
+
+// Per-row affine quantization to u8: for each row its range, its parameters, then its integers.
+// A row with a NaN or an infinity gets scale = NaN, zero_point = 0 and zeros: its outputs are NaN.
+struct QuantizeRowsArgs {
+  const float* x;  // (rows, cols), rows `x_stride` floats apart
+  int64_t x_stride;
+  int64_t rows, cols;
+  uint8_t* q;           // (rows, q_stride): columns cols..q_stride-1 are set to 0
+  int64_t q_stride;     // >= cols
+  float* scale;         // (rows)
+  int32_t* zero_point;  // (rows), each in [0, 255]
+};
+
+// Range of `count` values, zero included. `*lo` = NaN and `*hi` = NaN if any value is not finite.
+struct FindRangeArgs {
+  const float* x;
+  int64_t count;
+  float* lo;
+  float* hi;
+};
+
+// Quantization to u8 with parameters that are already chosen; `inverse_scale` = 0 writes zeros.
+struct QuantizeValuesArgs {
+  const float* x;
+  int64_t count;
+  float inverse_scale;
+  int32_t zero_point;
+  uint8_t* q;
+};
+
+// ---- int8 GEMM ------------------------------------------------------------------------------------
+
+// How the columns of a packed matrix are grouped, and where the parts of its buffer begin (bytes from
+// the buffer's start, each a multiple of 64). Panels hold `panel` columns, the last one what is left,
+// rounded up to whole vectors; inside a panel, `k_group` consecutive k's of one column are neighbours.
+struct PackedLayout {
+  int32_t magic;     // kPackedMagic
+  int32_t isa;       // Isa whose kernels read it
+  int64_t n, k;      // logical shape (N, K)
+  int64_t n_padded;  // N rounded up to whole vectors
+  int64_t k_padded;  // K rounded up to a multiple of 4, at least 4
+  int32_t panel;     // columns in a panel
+  int32_t k_group;
+  int32_t column_sum_offset, scale_offset, bias_offset, weight_offset;
+};
+static_assert(sizeof(PackedLayout) == 64, "the header of a packed matrix is one cache line");
+constexpr int32_t kPackedMagic = 0x676c6e69;
+
+// Packs `weight` with its column sums, scales and biases into `packed`.
+// With packed == nullptr it only writes `*layout` and `*bytes`.
+struct PackGemmArgs {
+  const int8_t* weight;  // (n, k) row-major: one row an output channel
+  const float* scale;    // (n)
+  const float* bias;     // (n), or nullptr for zeros
+  int64_t n, k;
+  int32_t panel_vectors;  // vectors in a panel, or 0 to let the kernel choose
+  uint8_t* packed;        // *bytes long, 64-byte aligned
+  PackedLayout* layout;
+  int64_t* bytes;
+};
+
+struct UnpackGemmArgs {
+  const uint8_t* packed;
+  int8_t* weight;  // (n, k)
+  float* scale;    // (n)
+  float* bias;     // (n)
+};
+
+enum class Activation : int32_t { kNone = 0, kClamp = 1 };
+enum class Output : int32_t { kFloat = 0, kUint8 = 1 };
+
+// c[i][j] = epilogue(sum_k (a[i][k] - zero_point[i]) * weight[j][k]), for the panels
+// panel_begin..panel_end-1. The epilogue, in this order (docs/numerics.md):
+//   y = fma(float(acc), scale_a[i] * scale_w[j], addend ? addend[i][j] : bias[j])
+//   kClamp: y = min(max(y, lower), upper), NaN stays NaN
+//   kFloat: store y;  kUint8: clamp(rne(y * inverse_scale_out) + zero_point_out, 0, 255), NaN gives 0
+struct GemmArgs {
+  const uint8_t* a;  // (m, k_padded), rows `a_stride` bytes apart; bytes k..k_padded-1 are any value
+  int64_t a_stride;
+  int64_t m;
+  const uint8_t* packed;  // made by pack_gemm of the same instruction set
+  int64_t panel_begin, panel_end;
+  const float* row_scale;  // (m), or one value if row_param_stride == 0
+  const int32_t* row_zero_point;
+  int64_t row_param_stride;  // 0 or 1
+  const float* addend;       // (m, n) that takes the bias's place, rows addend_stride apart, or nullptr
+  int64_t addend_stride;
+  Activation activation;
+  float lower, upper;
+  Output output;
+  float output_inverse_scale;
+  int32_t output_zero_point;
+  void* c;  // (m, n) of float or uint8_t, rows c_stride elements apart
+  int64_t c_stride;
+  void* scratch;  // gemm_scratch_bytes(m, k_padded) of the table, 64-byte aligned
+};
+
+// ---- The table ------------------------------------------------------------------------------------
+
+struct KernelTable {
+  Isa isa;
+  const char* name;
+  int32_t lanes;  // floats in a vector
+#define INTAGLIO_KERNEL(name, Args) void (*name)(const Args&) noexcept;
+#include "kernels.inc"
+#undef INTAGLIO_KERNEL
+  int64_t (*gemm_scratch_bytes)(int64_t m, int64_t k_padded) noexcept;
+  // Loops of nothing but the instruction in question, for the roofline: return operations done.
+  int64_t (*peak_int8)(int64_t iterations) noexcept;
+  int64_t (*peak_float)(int64_t iterations) noexcept;
+  int64_t (*read_bytes)(const uint8_t* p, int64_t bytes) noexcept;  // returns a checksum
+};
+
+// The table in use: the best of this CPU, or the one that INTAGLIO_ISA names.
+const KernelTable& active_kernels();
+// Makes `name` the table in use; throws std::invalid_argument if it is unknown or the CPU lacks it.
+void force_isa(const char* name);
+// The table of one instruction set, or nullptr where it was not compiled or the CPU lacks it.
+const KernelTable* kernels_of(Isa isa);
+const KernelTable* kernels_of(const char* name);
+const char* isa_name(Isa isa);
+
+}  // namespace intaglio

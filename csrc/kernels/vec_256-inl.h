@@ -1,0 +1,126 @@
+// Vectors of eight lanes: AVX2 + FMA, with the dot products of AVX2 or of AVX-VNNI.
+//
+// INTAGLIO_VNNI is undefined for AVX2, "vex" for AVX-VNNI, "evex" for the same source with the EVEX
+// encodings of AVX-512 VL. See vec_avx512-inl.h for the meaning of every name.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+namespace intaglio {
+namespace {
+
+constexpr int kLanes = 8;
+using F = __m256;
+using I = __m256i;
+
+inline I first(int n) {
+  alignas(32) static const int32_t kLadder[16] = {-1, -1, -1, -1, -1, -1, -1, -1, 0, 0, 0, 0, 0, 0, 0, 0};
+  return _mm256_loadu_si256(reinterpret_cast<const I*>(kLadder + 8 - n));
+}
+inline F load(const float* p) { return _mm256_loadu_ps(p); }
+inline F load_n(const float* p, int n) { return _mm256_maskload_ps(p, first(n)); }
+inline void store(float* p, F v) { _mm256_storeu_ps(p, v); }
+inline void store_n(float* p, F v, int n) { _mm256_maskstore_ps(p, first(n), v); }
+inline F set(float v) { return _mm256_set1_ps(v); }
+inline F add(F a, F b) { return _mm256_add_ps(a, b); }
+inline F sub(F a, F b) { return _mm256_sub_ps(a, b); }
+inline F mul(F a, F b) { return _mm256_mul_ps(a, b); }
+inline F div(F a, F b) { return _mm256_div_ps(a, b); }
+inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
+inline F min(F a, F b) { return _mm256_min_ps(a, b); }
+inline F max(F a, F b) { return _mm256_max_ps(a, b); }
+inline F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline I to_int(F a) { return _mm256_cvtps_epi32(a); }
+inline F to_float(I a) { return _mm256_cvtepi32_ps(a); }
+inline F scale_by_power_of_2(F p, I n) {
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(n, 23)));
+}
+inline float reduce_min(F a) {
+  __m128 v = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  v = _mm_min_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_min_ss(v, _mm_movehdup_ps(v)));
+}
+inline float reduce_max(F a) {
+  __m128 v = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+  v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+  return _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)));
+}
+inline bool any_nan(F a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
+
+inline I set_int(int32_t v) { return _mm256_set1_epi32(v); }
+inline I load_int(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const I*>(p)); }
+inline void store_int(int32_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<I*>(p), v); }
+inline I add_int(I a, I b) { return _mm256_add_epi32(a, b); }
+inline I sub_int(I a, I b) { return _mm256_sub_epi32(a, b); }
+inline I mul_int(I a, I b) { return _mm256_mullo_epi32(a, b); }
+inline __m128i saturate(I v) {
+  const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  return _mm_packus_epi16(words, words);
+}
+inline void store_u8(uint8_t* p, I v) { _mm_storel_epi64(reinterpret_cast<__m128i*>(p), saturate(v)); }
+inline void store_u8_n(uint8_t* p, I v, int n) {
+  uint8_t bytes[8];
+  store_u8(bytes, v);
+  std::memcpy(p, bytes, static_cast<size_t>(n));
+}
+inline F load_u8(const uint8_t* p) {
+  return to_float(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+inline F load_u8_n(const uint8_t* p, int n) {
+  uint8_t bytes[8] = {};
+  std::memcpy(bytes, p, static_cast<size_t>(n));
+  return load_u8(bytes);
+}
+
+constexpr int kMaxVectors = 4;
+inline void pin(I& acc) { __asm__ volatile("" : "+x"(acc)); }
+inline void pin_float(F& v) { __asm__ volatile("" : "+x"(v)); }
+
+#ifdef INTAGLIO_VNNI
+// ---- int8 dot products: four k's at a time --------------------------------------------------------
+constexpr Isa kIsa = INTAGLIO_VNNI_ISA;
+using Act = uint8_t;
+constexpr int kGroup = 4;
+constexpr int kTileRows[kMaxVectors + 1] = {0, 8, 6, 4, 2};
+
+inline I broadcast(const Act* p) {
+  int32_t four;
+  std::memcpy(&four, p, 4);
+  return _mm256_set1_epi32(four);
+}
+inline I load_weights(const int8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const I*>(p)); }
+inline I dot(I acc, I a, I w) {
+  __asm__("%{" INTAGLIO_VNNI "%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(a), "x"(w));
+  return acc;
+}
+// 4 x 24 and 6 x 16 fill the sixteen registers; wider tiles spill.
+inline int choose_panel_vectors(int64_t n) { return n % 24 == 0 ? 3 : 2; }
+#else
+// ---- int8 dot products: two k's at a time, widened to 16 bits ---------------------------------------
+// vpmaddubsw would be twice as fast but saturates its 16-bit sums; vpmaddwd is exact.
+constexpr Isa kIsa = Isa::kAvx2;
+using Act = int16_t;
+constexpr int kGroup = 2;
+constexpr int kTileRows[kMaxVectors + 1] = {0, 8, 6, 3, 2};
+
+inline I broadcast(const Act* p) {
+  int32_t two;
+  std::memcpy(&two, p, 4);
+  return _mm256_set1_epi32(two);
+}
+inline I load_weights(const int8_t* p) {
+  return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline I dot(I acc, I a, I w) {
+  I product;
+  __asm__("vpmaddwd %2, %1, %0" : "=x"(product) : "x"(a), "x"(w));
+  __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(product));
+  return acc;
+}
+inline int choose_panel_vectors(int64_t) { return 2; }
+#endif
+
+}  // namespace
+}  // namespace intaglio

@@ -1,0 +1,91 @@
+// Vectors of sixteen lanes: AVX-512 F/BW/DQ/VL and VNNI.
+//
+// The names that kernels are written in; every vec_*-inl.h defines the same ones:
+//   F, I                    kLanes floats, kLanes int32
+//   load_n, store_n         the first n lanes (0 <= n <= kLanes); the others read as zero
+//   min, max                the SECOND operand where either is NaN, so max(bound, x) keeps a NaN of x
+//   round, to_int           to nearest, ties to even
+//   scale_by_power_of_2     p * 2^n by adding to the exponent: p and the result must be normal
+//   store_u8                saturated to 0..255
+//   add_int, mul_int ...    modulo 2^32
+//   broadcast, load_weights, dot, kGroup   acc[j] += sum over kGroup k's of a[k] * w[j][k], exact
+//   pin                     keeps an accumulator in its register: without it GCC 12 spills the K
+//                           loop's accumulators as soon as the epilogue is heavy
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstring>
+
+namespace intaglio {
+namespace {
+
+constexpr Isa kIsa = Isa::kAvx512Vnni;
+constexpr int kLanes = 16;
+using F = __m512;
+using I = __m512i;
+
+inline __mmask16 first(int n) { return static_cast<__mmask16>((1u << n) - 1u); }
+inline F load(const float* p) { return _mm512_loadu_ps(p); }
+inline F load_n(const float* p, int n) { return _mm512_maskz_loadu_ps(first(n), p); }
+inline void store(float* p, F v) { _mm512_storeu_ps(p, v); }
+inline void store_n(float* p, F v, int n) { _mm512_mask_storeu_ps(p, first(n), v); }
+inline F set(float v) { return _mm512_set1_ps(v); }
+inline F add(F a, F b) { return _mm512_add_ps(a, b); }
+inline F sub(F a, F b) { return _mm512_sub_ps(a, b); }
+inline F mul(F a, F b) { return _mm512_mul_ps(a, b); }
+inline F div(F a, F b) { return _mm512_div_ps(a, b); }
+inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+inline F min(F a, F b) { return _mm512_min_ps(a, b); }
+inline F max(F a, F b) { return _mm512_max_ps(a, b); }
+inline F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline I to_int(F a) { return _mm512_cvtps_epi32(a); }
+inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+inline F scale_by_power_of_2(F p, I n) {
+  return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(n, 23)));
+}
+inline float reduce_min(F a) { return _mm512_reduce_min_ps(a); }
+inline float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
+inline bool any_nan(F a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
+
+inline I set_int(int32_t v) { return _mm512_set1_epi32(v); }
+inline I load_int(const int32_t* p) { return _mm512_loadu_si512(p); }
+inline void store_int(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
+inline I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
+inline I sub_int(I a, I b) { return _mm512_sub_epi32(a, b); }
+inline I mul_int(I a, I b) { return _mm512_mullo_epi32(a, b); }
+inline __m128i saturate(I v) { return _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512())); }
+inline void store_u8(uint8_t* p, I v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), saturate(v)); }
+inline void store_u8_n(uint8_t* p, I v, int n) { _mm_mask_storeu_epi8(p, first(n), saturate(v)); }
+inline F load_u8(const uint8_t* p) {
+  return to_float(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline F load_u8_n(const uint8_t* p, int n) {
+  return to_float(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)));
+}
+
+// ---- int8 dot products: four k's at a time --------------------------------------------------------
+using Act = uint8_t;
+constexpr int kGroup = 4;
+constexpr int kMaxVectors = 4;
+constexpr int kTileRows[kMaxVectors + 1] = {0, 12, 12, 8, 6};
+
+inline I broadcast(const Act* p) {
+  int32_t four;
+  std::memcpy(&four, p, 4);
+  return _mm512_set1_epi32(four);
+}
+inline I load_weights(const int8_t* p) { return _mm512_loadu_si512(p); }
+// As inline assembly: GCC 12 spills the accumulators around _mm512_dpbusd_epi32.
+inline I dot(I acc, I a, I w) {
+  __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(w));
+  return acc;
+}
+inline void pin(I& acc) { __asm__ volatile("" : "+v"(acc)); }
+inline void pin_float(F& v) { __asm__ volatile("" : "+v"(v)); }
+
+// 8 x 48 tiles divide both common row counts and common widths; 6 x 64 serves the rest.
+inline int choose_panel_vectors(int64_t n) { return n % 48 == 0 ? 3 : 4; }
+
+}  // namespace
+}  // namespace intaglio

@@ -1,0 +1,74 @@
+// Vectors of one lane: the portable instruction set, and the plainest statement of what each
+// operation must compute. See vec_avx512-inl.h for the meaning of every name.
+#pragma once
+
+#include <cmath>
+#include <cstring>
+
+namespace intaglio {
+namespace {
+
+constexpr Isa kIsa = Isa::kScalar;
+constexpr int kLanes = 1;
+using F = float;
+using I = int32_t;
+
+inline F load(const float* p) { return *p; }
+inline F load_n(const float* p, int n) { return n > 0 ? *p : 0.0f; }
+inline void store(float* p, F v) { *p = v; }
+inline void store_n(float* p, F v, int n) {
+  if (n > 0) *p = v;
+}
+inline F set(float v) { return v; }
+inline F add(F a, F b) { return a + b; }
+inline F sub(F a, F b) { return a - b; }
+inline F mul(F a, F b) { return a * b; }
+inline F div(F a, F b) { return a / b; }
+inline F fma(F a, F b, F c) { return std::fma(a, b, c); }
+inline F min(F a, F b) { return a < b ? a : b; }
+inline F max(F a, F b) { return a > b ? a : b; }
+inline F round(F a) { return std::nearbyint(a); }
+// Out of range and NaN give the smallest integer, as the x86 conversions do.
+inline I to_int(F a) { return a >= -0x1p31f && a < 0x1p31f ? static_cast<I>(std::nearbyint(a)) : INT32_MIN; }
+inline F to_float(I a) { return static_cast<F>(a); }
+inline F scale_by_power_of_2(F p, I n) {
+  I bits;
+  std::memcpy(&bits, &p, 4);
+  bits += n * (1 << 23);
+  std::memcpy(&p, &bits, 4);
+  return p;
+}
+inline float reduce_min(F a) { return a; }
+inline float reduce_max(F a) { return a; }
+inline bool any_nan(F a) { return a != a; }
+
+inline I set_int(int32_t v) { return v; }
+inline I load_int(const int32_t* p) { return *p; }
+inline void store_int(int32_t* p, I v) { *p = v; }
+inline I add_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }
+inline I sub_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) - static_cast<uint32_t>(b)); }
+inline I mul_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b)); }
+inline uint8_t saturate(I v) { return static_cast<uint8_t>(v < 0 ? 0 : v > 255 ? 255 : v); }
+inline void store_u8(uint8_t* p, I v) { *p = saturate(v); }
+inline void store_u8_n(uint8_t* p, I v, int n) {
+  if (n > 0) *p = saturate(v);
+}
+inline F load_u8(const uint8_t* p) { return static_cast<F>(*p); }
+inline F load_u8_n(const uint8_t* p, int n) { return n > 0 ? static_cast<F>(*p) : 0.0f; }
+
+// ---- int8 dot products: one k at a time ---------------------------------------------------------
+using Act = uint8_t;
+constexpr int kGroup = 1;
+constexpr int kMaxVectors = 4;
+constexpr int kTileRows[kMaxVectors + 1] = {0, 4, 4, 4, 4};
+
+inline I broadcast(const Act* p) { return *p; }
+inline I load_weights(const int8_t* p) { return *p; }
+inline I dot(I acc, I a, I w) { return add_int(acc, a * w); }
+inline void pin(I& acc) { __asm__ volatile("" : "+r"(acc)); }
+inline void pin_float(F& v) { __asm__ volatile("" : "+m"(v)); }
+
+inline int choose_panel_vectors(int64_t) { return 4; }
+
+}  // namespace
+}  // namespace intaglio

@@ -1,0 +1,59 @@
+"""intaglio: PyTorch models in int8 on ordinary CPUs, small and fast, without losing their accuracy.
+
+The public names; they are those of `torch.ao.quantization`, so that moving over is one changed import.
+"""
+
+from intaglio.eager import quantize_dynamic
+from intaglio.errors import (
+    ConfigError,
+    ConversionError,
+    FileFormatError,
+    InputError,
+    IntaglioError,
+    NothingQuantizedError,
+)
+from intaglio.observer import MinMaxObserver, PerChannelMinMaxObserver, PlaceholderObserver
+from intaglio.qconfig import (
+    QConfig,
+    default_dynamic_qconfig,
+    default_embedding_qconfig,
+    float16_dynamic_qconfig,
+    float_qparams_weight_only_qconfig,
+    float_qparams_weight_only_qconfig_4bit,
+    per_channel_dynamic_qconfig,
+    per_tensor_dynamic_qconfig,
+)
+from intaglio.qparams import PerAxis, PerGroup, PerRow, PerTensor, QParams
+from intaglio.qtensor import QTensor
+from intaglio.report import Summary, summary
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ConfigError",
+    "ConversionError",
+    "FileFormatError",
+    "InputError",
+    "IntaglioError",
+    "MinMaxObserver",
+    "NothingQuantizedError",
+    "PerAxis",
+    "PerChannelMinMaxObserver",
+    "PerGroup",
+    "PerRow",
+    "PerTensor",
+    "PlaceholderObserver",
+    "QConfig",
+    "QParams",
+    "QTensor",
+    "Summary",
+    "default_dynamic_qconfig",
+    "default_embedding_qconfig",
+    "float16_dynamic_qconfig",
+    "float_qparams_weight_only_qconfig",
+    "float_qparams_weight_only_qconfig_4bit",
+    "per_channel_dynamic_qconfig",
+    "per_tensor_dynamic_qconfig",
+    "quantize_dynamic",
+    "summary",
+]

@@ -1,0 +1,9 @@
+"""The quantized modules, one file an op family: quantized form and rule together.
+
+Importing this package registers every rule. May import ops, rules, qconfig, observer and what they may.
+"""
+
+from intaglio.nn.linear import DynamicLinear
+from intaglio.nn.quantized import QuantizedModule
+
+__all__ = ["DynamicLinear", "QuantizedModule"]

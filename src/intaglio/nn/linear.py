@@ -1,0 +1,191 @@
+"""Linear: the dynamic quantized form and its rule.
+
+Weights are int8 per output channel; activations are quantized to uint8 as they come, per row unless
+the qconfig says otherwise. May import ops, rules, quantized and errors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from intaglio.errors import ConfigError
+from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
+from intaglio.ops.linear import run_linear_dynamic
+from intaglio.ops.packing import MAX_K, pack_weight, unpack_weight
+from intaglio.qconfig import QConfig
+from intaglio.qparams import INT8, PerRow, QParams
+from intaglio.qtensor import QTensor
+from intaglio.rules import Example, OpRule, register_rule
+
+__all__ = ["DynamicLinear", "quantize_weight"]
+
+_is_compiling = torch.compiler.is_compiling
+
+
+def quantize_weight(weight: Tensor, qconfig: QConfig, path: str) -> tuple[Tensor, Tensor]:
+    """The int8 form of a weight and one float32 scale for each index of axis 0, as `qconfig.weight` says.
+
+    `ConfigError`, naming the module, for a weight that is not finite or an observer that is not symmetric.
+    """
+    weight = weight.detach().to(torch.float32)
+    if not bool(torch.isfinite(weight).all()):
+        raise ConfigError(f"'{path}': its weight holds NaN or infinity and cannot be quantized")
+    observer = qconfig.weight()
+    observer(weight)
+    qparams = observer.choose()
+    if qparams.dtype is not INT8 or bool((qparams.zero_point != 0).any()):
+        raise ConfigError(f"'{path}': its qconfig's weight observer must be symmetric int8")
+    scale = qparams.scale.expand(weight.shape[0]).contiguous()
+    return QTensor.quantize(weight, qparams).data, scale
+
+
+@register_quantized
+class DynamicLinear(QuantizedModule):
+    """`y = x @ W.T + b` with int8 `W` and activations quantized dynamically.
+
+    Takes `(..., in_features)` of any float dtype on the CPU and gives `(..., out_features)` of the same
+    dtype. A row that holds NaN or infinity comes out as NaN; other rows are not touched by it. Raises
+    `InputError` for other inputs and in training mode.
+    """
+
+    kind = "dynamic_linear"
+    packed: Tensor
+
+    def __init__(
+        self, in_features: int, out_features: int, *, bias: bool = True, per_row: bool = True, path: str = ""
+    ) -> None:
+        super().__init__(path)
+        self.in_features, self.out_features = in_features, out_features
+        self.has_bias, self.per_row = bias, per_row
+        self.register_buffer("packed", None, persistent=False)
+
+    @classmethod
+    def from_float(cls, module: nn.Module, qconfig: QConfig, path: str = "") -> DynamicLinear:
+        """Quantize an `nn.Linear`, or GPT-2's `Conv1D`, whose weight is stored transposed."""
+        weight, bias = module.weight, module.bias
+        assert isinstance(weight, Tensor)
+        assert bias is None or isinstance(bias, Tensor)
+        return cls.from_weight(weight if isinstance(module, nn.Linear) else weight.T, bias, qconfig, path)
+
+    @classmethod
+    def from_weight(cls, weight: Tensor, bias: Tensor | None, qconfig: QConfig, path: str) -> DynamicLinear:
+        """Quantize an `(out_features, in_features)` float weight and its bias."""
+        data, scale = quantize_weight(weight, qconfig, path)
+        per_row = isinstance(getattr(qconfig.activation(), "granularity", PerRow()), PerRow)
+        quantized = cls(weight.shape[1], weight.shape[0], bias=bias is not None, per_row=per_row, path=path)
+        state = {"weight": data, "weight_scale": scale}
+        if bias is not None:
+            state["bias"] = bias.detach().to(torch.float32)
+        quantized.load_plain_state(state)
+        return quantized
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Multiply `(..., in_features)`; see the class."""
+        if (
+            type(x) is Tensor
+            and x.dtype is torch.float32
+            and x.is_cpu
+            and not self.training
+            and x.dim() > 0
+            and x.shape[-1] == self.in_features
+            and not _is_compiling()
+        ):
+            return run_linear_dynamic(x, self.packed, self.out_features, self.per_row)
+        self.check_input(x, self.in_features)
+        op = torch.ops.intaglio.linear_dynamic
+        y: Tensor = op(x, self.packed, self.out_features, self.per_row, False, 0.0, 0.0)
+        return y
+
+    @property
+    def weight(self) -> QTensor:
+        """The `(out_features, in_features)` int8 weight with its scales, unpacked."""
+        data, scale, _ = unpack_weight(self.packed)
+        zero_point = torch.zeros_like(scale, dtype=torch.int32)
+        return QTensor(data, QParams(scale, zero_point, INT8, 0, -127, 127))
+
+    @property
+    def bias(self) -> Tensor | None:
+        """The `(out_features,)` float32 bias, or None."""
+        return unpack_weight(self.packed)[2] if self.has_bias else None
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.has_bias,
+            "per_row": self.per_row,
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> DynamicLinear:
+        """An empty module."""
+        return cls(**config)
+
+    def state_spec(self) -> StateSpec:
+        """`weight`, `weight_scale` and, if there is one, `bias`."""
+        spec: StateSpec = {
+            "weight": ((self.out_features, self.in_features), torch.int8),
+            "weight_scale": ((self.out_features,), torch.float32),
+        }
+        if self.has_bias:
+            spec["bias"] = ((self.out_features,), torch.float32)
+        return spec
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Unpack."""
+        weight, scale, bias = unpack_weight(self.packed)
+        state = {"weight": weight, "weight_scale": scale}
+        return state | {"bias": bias} if self.has_bias else state
+
+    def load_plain_state(self, state: dict[str, Tensor]) -> None:
+        """Pack for the instruction set in use."""
+        self.packed = pack_weight(state["weight"], state["weight_scale"], state.get("bias"))
+
+    def float_bytes(self) -> int:
+        """Bytes of the float weight and bias."""
+        return 4 * self.out_features * (self.in_features + self.has_bias)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        granularity = "per row" if self.per_row else "per tensor"
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.has_bias}, "
+            f"weight=int8 per channel, activations=uint8 {granularity}"
+        )
+
+
+def _refuse(module: nn.Module, qconfig: QConfig) -> str | None:
+    weight = module.weight
+    assert isinstance(weight, Tensor)
+    k = weight.shape[1] if isinstance(module, nn.Linear) else weight.shape[0]
+    if k > MAX_K:
+        return f"{k} input features exceed {MAX_K}, beyond which int32 sums could overflow"
+    if weight.numel() == 0:
+        return "its weight is empty"
+    return None
+
+
+def _example() -> Example:
+    return nn.Linear(37, 19), (torch.randn(5, 3, 37),)
+
+
+def _example_without_bias() -> Example:
+    return nn.Linear(64, 96, bias=False), (torch.randn(4, 64),)
+
+
+LINEAR = register_rule(
+    OpRule(
+        name="Linear",
+        float_types=(nn.Linear,),
+        float_type_names=frozenset({"transformers.pytorch_utils.Conv1D"}),
+        lower_dynamic=DynamicLinear.from_float,
+        weight_dtypes=frozenset({"int8"}),
+        default_for=frozenset({"int8"}),
+        refuse=_refuse,
+        examples=(_example, _example_without_bias),
+    )
+)

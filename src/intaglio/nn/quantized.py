@@ -1,0 +1,182 @@
+"""`QuantizedModule`: what every quantized module is.
+
+State is plain tensors (int8 weight, float scales, bias): that is what `state_dict`, pickles, deep copies
+and files hold. In memory there is only their packed form, made at load for the CPU at hand, so that no
+weight is held twice. May import ops and errors.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import Any, ClassVar, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from intaglio.errors import ConfigError, InputError
+
+__all__ = ["QuantizedModule", "StateSpec", "quantized_class", "register_quantized"]
+
+StateSpec = dict[str, tuple[tuple[int, ...], torch.dtype]]
+
+_classes: dict[str, type[QuantizedModule]] = {}
+_Class = TypeVar("_Class", bound="type[QuantizedModule]")
+
+
+class QuantizedModule(nn.Module):
+    """Base of the quantized modules.
+
+    A subclass says what it is made of (`config`, `from_config`, `state_spec`) and moves its plain state
+    in and out of the packed form (`plain_state`, `load_plain_state`). `path` is where the module stood in
+    the user's model; errors name it.
+    """
+
+    kind: ClassVar[str]
+    """The name under which files know the class."""
+
+    def __init__(self, path: str = "") -> None:
+        super().__init__()
+        self.path = path
+        self.training = False
+
+    # ---- What a subclass defines -----------------------------------------------------------------------
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of `from_config`: JSON values only."""
+        raise ConfigError(f"{type(self).__name__} defines no config")
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> QuantizedModule:
+        """An empty module of this configuration; `load_plain_state` fills it."""
+        raise ConfigError(f"{cls.__name__} defines no from_config")
+
+    def state_spec(self) -> StateSpec:
+        """Shape and dtype of each plain tensor, by name."""
+        raise ConfigError(f"{type(self).__name__} defines no state_spec")
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """The plain tensors, unpacked."""
+        raise ConfigError(f"{type(self).__name__} defines no plain_state")
+
+    def load_plain_state(self, state: dict[str, Tensor]) -> None:
+        """Pack `state`, which fits `state_spec`."""
+        raise ConfigError(f"{type(self).__name__} defines no load_plain_state")
+
+    def float_bytes(self) -> int:
+        """Bytes of the float module's parameters that this one replaces."""
+        raise ConfigError(f"{type(self).__name__} defines no float_bytes")
+
+    # ---- What every quantized module has ----------------------------------------------------------------
+
+    def plain_bytes(self) -> int:
+        """Bytes of the plain state, which is what a file holds."""
+        return sum(
+            torch.Size(shape).numel() * torch.empty((), dtype=dtype).element_size()
+            for shape, dtype in self.state_spec().values()
+        )
+
+    def where(self) -> str:
+        """The module's path in the user's model, for messages."""
+        return f"'{self.path}' ({type(self).__name__})" if self.path else type(self).__name__
+
+    def check_input(self, x: Tensor, features: int | None = None, name: str = "input") -> None:
+        """Raise `InputError`, naming the layer and the remedy, if `x` is not a float tensor on the CPU.
+
+        With `features`, its last dimension must have that size.
+        """
+        if self.training:
+            raise InputError(
+                f"{self.where()} is quantized for inference but in training mode: call model.eval()"
+            )
+        if not isinstance(x, Tensor):
+            raise InputError(f"{self.where()}: {name} must be a torch.Tensor, not {type(x).__name__}")
+        if not x.is_floating_point():
+            raise InputError(
+                f"{self.where()}: {name} has dtype {x.dtype}, but a float tensor is needed: "
+                "it is quantized inside; pass x.float()"
+            )
+        if x.device.type not in ("cpu", "meta"):
+            raise InputError(
+                f"{self.where()}: {name} is on {x.device}, but int8 kernels run on the CPU: pass x.cpu()"
+            )
+        if features is not None and (x.dim() == 0 or x.shape[-1] != features):
+            raise InputError(
+                f"{self.where()}: {name} has shape {tuple(x.shape)}, "
+                f"but its last dimension must be {features}"
+            )
+
+    def twin(self, path: str) -> QuantizedModule:
+        """Another module with the same weights: not a copy of them."""
+        other = type(self).from_config(self.config())
+        other.path = path
+        other._buffers.update(self._buffers)
+        other._modules.update(self._modules)
+        return other
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedModule:
+        other = self.twin(self.path)
+        memo[id(self)] = other
+        other.training = self.training
+        other._buffers = copy.deepcopy(self._buffers, memo)
+        other._modules = copy.deepcopy(self._modules, memo)
+        other._forward_pre_hooks = copy.deepcopy(self._forward_pre_hooks, memo)
+        other._forward_hooks = copy.deepcopy(self._forward_hooks, memo)
+        return other
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        for name, tensor in self.plain_state().items():
+            destination[prefix + name] = tensor
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Any],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        spec = self.state_spec()
+        found = {name: state_dict[prefix + name] for name in spec if prefix + name in state_dict}
+        missing_keys.extend(prefix + name for name in spec if name not in found)
+        if strict:
+            unexpected_keys.extend(
+                key
+                for key in state_dict
+                if key.startswith(prefix) and key[len(prefix) :].split(".")[0] not in spec
+            )
+        wrong = [
+            f"{prefix}{name}: {tuple(t.shape)} {t.dtype}, expected {spec[name][0]} {spec[name][1]}"
+            for name, t in found.items()
+            if (tuple(t.shape), t.dtype) != spec[name]
+        ]
+        error_msgs.extend(wrong)
+        if not wrong and len(found) == len(spec):
+            self.load_plain_state(found)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "config": self.config(),
+            "state": self.plain_state(),
+            "path": self.path,
+            "training": self.training,
+            "hooks": (self._forward_pre_hooks, self._forward_hooks),
+        }
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.__dict__.update(type(self).from_config(saved["config"]).__dict__)
+        self.load_plain_state(saved["state"])
+        self.path, self.training = saved["path"], saved["training"]
+        self._forward_pre_hooks, self._forward_hooks = saved["hooks"]
+
+
+def register_quantized(cls: _Class) -> _Class:
+    """Class decorator: makes `cls` known to files by its `kind`."""
+    _classes[cls.kind] = cls
+    return cls
+
+
+def quantized_class(kind: str) -> type[QuantizedModule] | None:
+    """The class that files call `kind`, or None."""
+    return _classes.get(kind)

@@ -1,0 +1,9 @@
+"""Python faces of the kernels: shapes and dtypes are checked here, arithmetic happens below.
+
+One file a family, each with its direct call and its `torch.library` op; `reference` is the bit-exact
+oracle that tests compare every kernel with. May import qtensor, qparams and errors.
+"""
+
+from intaglio.ops import linear, packing, reference
+
+__all__ = ["linear", "packing", "reference"]

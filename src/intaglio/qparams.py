@@ -1,0 +1,192 @@
+"""The arithmetic of quantization in plain torch: what docs/numerics.md says, line by line.
+
+Holds the quantized types, `QParams` and the three functions between real numbers and integers.
+Kernels, observers and fake quantization all compute exactly this. May import only errors.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from intaglio.errors import ConfigError
+
+__all__ = [
+    "FLOAT16",
+    "INT8",
+    "UINT4",
+    "UINT8",
+    "PerAxis",
+    "PerGroup",
+    "PerRow",
+    "PerTensor",
+    "QParams",
+    "QuantizedType",
+    "choose_qparams",
+    "dequantize",
+    "parse_dtype",
+    "quantize",
+]
+
+SMALLEST_RANGE = 2.0**-118
+"""Ranges below this count as this: the inverse of their scale would overflow float32."""
+
+
+@dataclass(frozen=True)
+class QuantizedType:
+    """A type of stored values: its name, its limits, and the torch dtype that holds it.
+
+    `quant_min` and `quant_max` are both 0 for `float16`, which is stored, not quantized.
+    """
+
+    name: str
+    quant_min: int
+    quant_max: int
+    storage: torch.dtype
+
+    def __str__(self) -> str:
+        return self.name
+
+
+INT8 = QuantizedType("int8", -128, 127, torch.int8)
+UINT8 = QuantizedType("uint8", 0, 255, torch.uint8)
+UINT4 = QuantizedType("uint4", 0, 15, torch.uint8)
+FLOAT16 = QuantizedType("float16", 0, 0, torch.float16)
+
+# Legacy spellings are compared by name, so that nothing breaks when torch drops the dtypes themselves.
+_TYPES_BY_NAME = {
+    "qint8": INT8,
+    "int8": INT8,
+    "quint8": UINT8,
+    "uint8": UINT8,
+    "quint4x2": UINT4,
+    "uint4": UINT4,
+    "float16": FLOAT16,
+    "half": FLOAT16,
+}
+
+
+def parse_dtype(dtype: torch.dtype | str | QuantizedType) -> QuantizedType:
+    """The `QuantizedType` meant by a torch dtype, new or legacy, or by its name.
+
+    Raises `ConfigError` for anything else.
+
+    >>> parse_dtype("int8") is parse_dtype(torch.int8) is INT8
+    True
+    """
+    if isinstance(dtype, QuantizedType):
+        return dtype
+    name = str(dtype).removeprefix("torch.")
+    if name not in _TYPES_BY_NAME:
+        raise ConfigError(
+            f"dtype {dtype!r} is not one that intaglio quantizes to; use one of "
+            f"{', '.join(sorted(_TYPES_BY_NAME))}"
+        )
+    return _TYPES_BY_NAME[name]
+
+
+@dataclass(frozen=True)
+class PerTensor:
+    """One scale and zero point for the whole tensor."""
+
+
+@dataclass(frozen=True)
+class PerRow:
+    """One scale and zero point for each row, that is, for each slice along the last axis."""
+
+
+@dataclass(frozen=True)
+class PerAxis:
+    """One scale and zero point for each index of `axis`."""
+
+    axis: int
+
+
+@dataclass(frozen=True)
+class PerGroup:
+    """One scale and zero point for each run of `size` values along the last axis."""
+
+    size: int
+
+
+@dataclass(frozen=True)
+class QParams:
+    """How integers stand for real numbers: `real = (integer - zero_point) * scale`.
+
+    `scale` is float32 and positive, `zero_point` int32; both are 0-dim tensors, or `(shape[axis],)` when
+    `axis` is given. Integers lie in `quant_min..quant_max` of `dtype`, or in the narrower limits given.
+    """
+
+    scale: Tensor
+    zero_point: Tensor
+    dtype: QuantizedType
+    axis: int | None = None
+    quant_min: int | None = None
+    quant_max: int | None = None
+
+    def limits(self) -> tuple[int, int]:
+        """The smallest and the largest integer."""
+        low = self.dtype.quant_min if self.quant_min is None else self.quant_min
+        high = self.dtype.quant_max if self.quant_max is None else self.quant_max
+        return low, high
+
+    def broadcast(self, ndim: int) -> tuple[Tensor, Tensor]:
+        """`scale` and `zero_point` shaped to stand beside a tensor of `ndim` dimensions."""
+        if self.axis is None:
+            return self.scale, self.zero_point
+        shape = [1] * ndim
+        shape[self.axis] = -1
+        return self.scale.view(shape), self.zero_point.view(shape)
+
+
+def quantize(x: Tensor, qparams: QParams) -> Tensor:
+    """`clamp(round(x * (1 / scale)) + zero_point, quant_min, quant_max)`, ties to even; NaN gives 0.
+
+    `x` is float32 of any shape; the result has its shape and the storage dtype of `qparams.dtype`.
+
+    >>> quantize(torch.tensor([0.0, 0.26]), QParams(torch.tensor(0.1), torch.tensor(3), UINT8))
+    tensor([3, 6], dtype=torch.uint8)
+    """
+    scale, zero_point = qparams.broadcast(x.dim())
+    low, high = qparams.limits()
+    steps = torch.clamp(x * (1.0 / scale), -(2.0**20), 2.0**20).round()
+    q = torch.clamp(steps + zero_point.to(torch.float32), low, high)
+    return torch.nan_to_num(q, nan=float(max(low, 0))).to(qparams.dtype.storage)
+
+
+def dequantize(q: Tensor, qparams: QParams) -> Tensor:
+    """`(q - zero_point) * scale` in float32, in the shape of `q`."""
+    scale, zero_point = qparams.broadcast(q.dim())
+    return (q.to(torch.int32) - zero_point).to(torch.float32) * scale
+
+
+def choose_qparams(
+    low: Tensor,
+    high: Tensor,
+    dtype: QuantizedType,
+    *,
+    symmetric: bool = False,
+    axis: int | None = None,
+) -> QParams:
+    """Parameters that represent the range `low..high`, zero included.
+
+    Symmetric: `scale = max(-low, high) / quant_max`, zero point 0 (the middle for an unsigned type) and
+    integers of equal reach both ways. Affine: `scale = (high - low) / (quant_max - quant_min)`. Both in
+    float32. `low` and `high` are 0-dim, or one value for each index of `axis`. Raises `ConfigError` if a
+    limit is not finite.
+    """
+    if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
+        raise ConfigError("a range that holds NaN or infinity cannot be quantized")
+    low, high = torch.clamp(low, max=0.0), torch.clamp(high, min=0.0)
+    steps = dtype.quant_max - dtype.quant_min
+    if symmetric:
+        reach = steps // 2
+        middle = 0 if dtype.quant_min < 0 else dtype.quant_max - reach
+        scale = torch.clamp(torch.maximum(-low, high), min=SMALLEST_RANGE) / reach
+        zero_point = torch.full_like(scale, middle, dtype=torch.int32)
+        return QParams(scale, zero_point, dtype, axis, middle - reach, middle + reach)
+    span = torch.clamp(high - low, min=SMALLEST_RANGE)
+    zero_point = dtype.quant_min + torch.round(-low * (steps / span)).to(torch.int32)
+    return QParams(span / steps, zero_point, dtype, axis)

@@ -1,0 +1,121 @@
+"""What was done to a model, said: `summary`.
+
+Each module with weights, quantized or not, why not, and its bytes before and after. May import nn and
+below.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from torch import nn
+
+from intaglio.eager.dynamic_quantization import RECORD
+from intaglio.errors import ConversionError
+from intaglio.nn.quantized import QuantizedModule
+
+__all__ = ["LayerSummary", "Summary", "summary"]
+
+
+@dataclass(frozen=True)
+class LayerSummary:
+    """One module: its path, its class, whether it is quantized, why or how, and its bytes."""
+
+    path: str
+    kind: str
+    quantized: bool
+    note: str
+    float_bytes: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """A model, layer by layer; `str()` is a table.
+
+    A module that stands at several paths is listed at the first.
+    """
+
+    layers: tuple[LayerSummary, ...]
+
+    @property
+    def float_bytes(self) -> int:
+        """Bytes of the weights before."""
+        return sum(layer.float_bytes for layer in self.layers)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of the weights now."""
+        return sum(layer.bytes for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {
+            "float_bytes": self.float_bytes,
+            "bytes": self.bytes,
+            "quantized_layers": sum(layer.quantized for layer in self.layers),
+            "layers": [asdict(layer) for layer in self.layers],
+        }
+
+    def __str__(self) -> str:
+        rows = [("module", "class", "int8", "before", "after", "")]
+        for layer in self.layers:
+            mark = "yes" if layer.quantized else "no"
+            sizes = (_readable(layer.float_bytes), _readable(layer.bytes))
+            rows.append((layer.path or "(model)", layer.kind, mark, *sizes, layer.note))
+        quantized = sum(layer.quantized for layer in self.layers)
+        widths = [max(len(row[i]) for row in rows) for i in range(5)]
+        lines = [
+            "  ".join([*(c.ljust(w) for c, w in zip(row, widths, strict=False)), row[5]]).rstrip()
+            for row in rows
+        ]
+        ratio = self.float_bytes / self.bytes if self.bytes else 1.0
+        total = (
+            f"{quantized} of {len(self.layers)} layers quantized; weights {_readable(self.float_bytes)} -> "
+            f"{_readable(self.bytes)} ({ratio:.2f} x smaller)"
+        )
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], total])
+
+
+def summary(model: nn.Module) -> Summary:
+    """What is quantized in `model`, what is not, and why.
+
+    Raises `ConversionError` for what is not an `nn.Module`.
+
+    >>> from intaglio import quantize_dynamic
+    >>> summary(quantize_dynamic(nn.Sequential(nn.Linear(64, 64)))).to_dict()["quantized_layers"]
+    1
+    """
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"summary takes an nn.Module, not {type(model).__name__}")
+    kept: dict[str, str] = getattr(model, RECORD, {})
+    layers: list[LayerSummary] = []
+    inside: list[str] = []
+    for path, module in model.named_modules():
+        if any(path.startswith(prefix) for prefix in inside):
+            continue
+        if isinstance(module, QuantizedModule):
+            inside.append(path + "." if path else "")
+            layers.append(_quantized(path, module))
+        else:
+            size = sum(p.numel() * p.element_size() for p in module.parameters(recurse=False))
+            if size:
+                note = kept.get(path, "not converted by intaglio")
+                layers.append(LayerSummary(path, type(module).__name__, False, note, size, size))
+    return Summary(tuple(layers))
+
+
+def _quantized(path: str, module: QuantizedModule) -> LayerSummary:
+    return LayerSummary(
+        path, type(module).__name__, True, module.extra_repr(), module.float_bytes(), module.plain_bytes()
+    )
+
+
+def _readable(count: int) -> str:
+    size = float(count)
+    for unit in ("B", "kB", "MB"):
+        if size < 1000:
+            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
+        size /= 1000
+    return f"{size:.2f} GB"

@@ -1,0 +1,95 @@
+"""The one table of what can be quantized: an `OpRule` for each kind of float module.
+
+A rule says everything about its op and stands in the file of `intaglio.nn` that implements it; adding
+an op is adding a file with a registered rule. May import qconfig.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from intaglio.qconfig import QConfig
+
+__all__ = ["Example", "OpRule", "Rules", "all_rules", "register_rule", "rule_of", "why_no_rule"]
+
+Example = tuple[nn.Module, tuple[Any, ...]]
+
+
+@dataclass(frozen=True)
+class OpRule:
+    """How one kind of float module is quantized.
+
+    float_types: the float classes, and with them subclasses that keep their `forward`.
+    float_type_names: further classes by qualified name, for libraries that may not be installed.
+    lower_dynamic: makes the quantized module from the float one, its qconfig and its path.
+    weight_dtypes: names of the weight types that `lower_dynamic` can make.
+    default_for: names of the types for which `quantize_dynamic` takes this op when not told what to take.
+    refuse: why this very module must stay float, or None.
+    covers: further types by which a user may ask for this rule (MultiheadAttention is made of Linear).
+    examples: small float modules with inputs, on which the tests prove the rule.
+    """
+
+    name: str
+    float_types: tuple[type[nn.Module], ...]
+    lower_dynamic: Callable[[nn.Module, QConfig, str], nn.Module]
+    weight_dtypes: frozenset[str]
+    default_for: frozenset[str]
+    float_type_names: frozenset[str] = frozenset()
+    refuse: Callable[[nn.Module, QConfig], str | None] = lambda module, qconfig: None
+    covers: tuple[type[nn.Module], ...] = ()
+    examples: tuple[Callable[[], Example], ...] = ()
+    floor_sqnr: float = 25.0
+
+    def all_float_types(self) -> tuple[type[nn.Module], ...]:
+        """`float_types` and those of `float_type_names` whose library is loaded."""
+        return self.float_types + tuple(_loaded_types(self.float_type_names))
+
+    def matches(self, module: nn.Module) -> bool:
+        """Whether `module` is of this rule's types and computes what they compute."""
+        return any(
+            isinstance(module, kind) and type(module).forward is kind.forward
+            for kind in self.all_float_types()
+        )
+
+
+Rules = Sequence[OpRule]
+
+_rules: list[OpRule] = []
+
+
+def register_rule(rule: OpRule) -> OpRule:
+    """Add a rule; rules added later win, so that a user's own comes before ours."""
+    _rules.insert(0, rule)
+    return rule
+
+
+def all_rules() -> tuple[OpRule, ...]:
+    """Every registered rule, the latest first."""
+    return tuple(_rules)
+
+
+def rule_of(module: nn.Module, rules: Rules) -> OpRule | None:
+    """The first of `rules` that is for `module`, or None."""
+    return next((rule for rule in rules if rule.matches(module)), None)
+
+
+def why_no_rule(module: nn.Module, rules: Rules) -> str:
+    """Why `rule_of(module, rules)` is None, in words for the user."""
+    for rule in rules:
+        for kind in rule.all_float_types():
+            if isinstance(module, kind):
+                return f"its class overrides {kind.__name__}.forward"
+    return f"no rule for {type(module).__name__}"
+
+
+def _loaded_types(names: Iterable[str]) -> Iterable[type[nn.Module]]:
+    for name in names:
+        module_name, _, class_name = name.rpartition(".")
+        found = getattr(sys.modules.get(module_name), class_name, None)
+        if isinstance(found, type) and issubclass(found, nn.Module):
+            yield found
