@@ -3,6 +3,7 @@
 
 #include <stdexcept>
 
+#include "../program/parallel.h"
 #include "bindings.h"
 
 namespace nb = nanobind;
@@ -49,6 +50,40 @@ void bind_gemm(nb::module_& m) {
       },
       "x"_a, "rows"_a, "k"_a, "packed"_a, "granularity"_a, "activation"_a, "lower"_a, "upper"_a, "y"_a,
       "threads"_a);
+  m.def(
+      "gemm",
+      [](uintptr_t a, int64_t a_stride, int64_t rows, uintptr_t packed, uintptr_t row_scale,
+         uintptr_t row_zero_point, int64_t row_param_stride, uintptr_t addend, int64_t addend_stride,
+         int activation, float lower, float upper, int output, float output_inverse_scale,
+         int32_t output_zero_point, uintptr_t c, int64_t c_stride) {
+        const PackedLayout layout = checked_layout(pointer<const uint8_t>(packed));
+        const int64_t bytes = active_kernels().gemm_scratch_bytes(rows, layout.k_padded);
+        Scratch scratch(bytes);
+        active_kernels().gemm({pointer<const uint8_t>(a),
+                               a_stride,
+                               rows,
+                               pointer<const uint8_t>(packed),
+                               0,
+                               panels_of(layout),
+                               pointer<const float>(row_scale),
+                               pointer<const int32_t>(row_zero_point),
+                               row_param_stride,
+                               pointer<const float>(addend),
+                               addend_stride,
+                               static_cast<Activation>(activation),
+                               lower,
+                               upper,
+                               static_cast<Output>(output),
+                               output_inverse_scale,
+                               output_zero_point,
+                               pointer<void>(c),
+                               c_stride,
+                               scratch.take<uint8_t>(bytes)});
+      },
+      "a"_a, "a_stride"_a, "rows"_a, "packed"_a, "row_scale"_a, "row_zero_point"_a, "row_param_stride"_a,
+      "addend"_a, "addend_stride"_a, "activation"_a, "lower"_a, "upper"_a, "output"_a,
+      "output_inverse_scale"_a, "output_zero_point"_a, "c"_a, "c_stride"_a,
+      "The GEMM kernel itself, one thread, with all of GemmArgs.");
   m.def(
       "quantize_activations",
       [](uintptr_t x, int64_t rows, int64_t cols, int granularity, uintptr_t q, int64_t q_stride,

@@ -12,8 +12,10 @@ namespace intaglio {
 namespace {
 
 constexpr int kMostTileRows = 16;
-// Rows whose accumulators are too few to hide the latency of `dot` split K between two sets.
-constexpr int kSplitRows = 2;
+// Where accumulators are too few to hide the latency of `dot`, K is split between two sets of them, if
+// the registers hold two.
+template <int MR, int NV>
+constexpr bool kSplits = MR <= 2 && 2 * MR * NV + 4 < kRegisters;
 
 struct Panel {
   const int8_t* weight;
@@ -124,7 +126,7 @@ template <int MR, int NV, bool kPlain>
 __attribute__((noinline)) void gemm_tile(const GemmArgs& args, const Panel& panel, const Act* a,
                                          int64_t a_stride, int64_t k_padded, int64_t row, int32_t* sums) {
   I acc[MR][NV];
-  if constexpr (MR <= kSplitRows)
+  if constexpr (kSplits<MR, NV>)
     accumulate_split<MR, NV>(a, a_stride, panel.weight, k_padded, acc);
   else
     accumulate<MR, NV>(a, a_stride, panel.weight, k_padded, acc);

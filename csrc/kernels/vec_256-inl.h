@@ -12,6 +12,7 @@ namespace intaglio {
 namespace {
 
 constexpr int kLanes = 8;
+constexpr int kRegisters = 16;
 using F = __m256;
 using I = __m256i;
 

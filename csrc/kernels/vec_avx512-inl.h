@@ -22,6 +22,7 @@ namespace {
 
 constexpr Isa kIsa = Isa::kAvx512Vnni;
 constexpr int kLanes = 16;
+constexpr int kRegisters = 32;
 using F = __m512;
 using I = __m512i;
 

@@ -10,6 +10,7 @@ namespace {
 
 constexpr Isa kIsa = Isa::kScalar;
 constexpr int kLanes = 1;
+constexpr int kRegisters = 16;
 using F = float;
 using I = int32_t;
 

@@ -37,3 +37,22 @@ def quantize_activations(
     zero_point: int,
     threads: int,
 ) -> None: ...
+def gemm(
+    a: int,
+    a_stride: int,
+    rows: int,
+    packed: int,
+    row_scale: int,
+    row_zero_point: int,
+    row_param_stride: int,
+    addend: int,
+    addend_stride: int,
+    activation: int,
+    lower: float,
+    upper: float,
+    output: int,
+    output_inverse_scale: float,
+    output_zero_point: int,
+    c: int,
+    c_stride: int,
+) -> None: ...

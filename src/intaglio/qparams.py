@@ -188,5 +188,5 @@ def choose_qparams(
         zero_point = torch.full_like(scale, middle, dtype=torch.int32)
         return QParams(scale, zero_point, dtype, axis, middle - reach, middle + reach)
     span = torch.clamp(high - low, min=SMALLEST_RANGE)
-    zero_point = dtype.quant_min + torch.round(-low * (steps / span)).to(torch.int32)
+    zero_point = dtype.quant_min + torch.round(-low * (torch.full_like(span, steps) / span)).to(torch.int32)
     return QParams(span / steps, zero_point, dtype, axis)

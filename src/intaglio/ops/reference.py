@@ -52,7 +52,9 @@ def row_params(low: Tensor, high: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     span = high - low
     finite = torch.isfinite(span)
     span = torch.clamp(torch.where(finite, span, torch.ones_like(span)), min=SMALLEST_RANGE)
-    inverse = 255.0 / span
+    inverse = (
+        torch.full_like(span, 255.0) / span
+    )  # `255.0 / span` would round twice: torch multiplies by 1 / span
     zero_point = torch.where(finite, torch.round(-low * inverse), torch.zeros_like(low)).to(torch.int32)
     scale = torch.where(finite, span / 255.0, torch.full_like(span, torch.nan))
     return scale, torch.where(finite, inverse, torch.zeros_like(inverse)), zero_point

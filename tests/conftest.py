@@ -1,0 +1,18 @@
+"""Fixtures that every test may use."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+
+from intaglio import _core
+
+
+@pytest.fixture(autouse=True)
+def _same_start() -> Iterator[None]:
+    """Each test draws the same numbers and leaves threads and instruction set as they were."""
+    threads, isa = torch.get_num_threads(), _core.active_isa()
+    torch.manual_seed(0)
+    yield
+    torch.set_num_threads(threads)
+    _core.force_isa(isa)
