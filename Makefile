@@ -18,6 +18,10 @@ lint:
 	lint-imports
 	clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp')
 
+bench:
+	pip install -q $(TORCH) '.[bench,demo]'
+	python -m benchmarks
+
 format:
 	ruff format .
 	ruff check --fix .

@@ -1,0 +1,98 @@
+"""ONNX Runtime, dynamic int8: exported by torch, fused and quantized by its own tools."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import tempfile
+import warnings
+from pathlib import Path
+
+import onnx
+import onnxruntime
+import torch
+from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.transformers import optimizer
+from torch import Tensor
+
+from benchmarks.contestants.contestant import Contestant, Program
+from benchmarks.workloads import Inputs, Network
+
+__all__ = ["OnnxRuntimeDynamic"]
+
+ERRORS_ONLY = 3
+
+
+class OnnxRuntimeDynamic(Contestant):
+    """`quantize_dynamic` per channel, every graph optimisation, inputs and outputs bound once."""
+
+    name = "ONNX Runtime"
+    configuration = (
+        "`quantize_dynamic`, QInt8 weights per channel; attention, GELU and layer norms fused by "
+        "`onnxruntime.transformers.optimizer`; ORT_ENABLE_ALL, spinning threads, I/O binding"
+    )
+
+    def __init__(self, network: Network, threads: int) -> None:
+        super().__init__(network, threads)
+        onnxruntime.set_default_logger_severity(ERRORS_ONLY)
+        logging.getLogger("onnxruntime").setLevel(logging.ERROR)
+        logging.getLogger().setLevel(logging.ERROR)  # where its quantizer logs
+
+    def bind(self, inputs: Inputs) -> Program:
+        """Export for exactly these shapes, quantize and load."""
+        with tempfile.TemporaryDirectory() as folder:
+            model = _export_quantized(self.network, inputs, Path(folder))
+            session = onnxruntime.InferenceSession(model, self._options(), ["CPUExecutionProvider"])
+        binding = session.io_binding()
+        kept = {argument.name for argument in session.get_inputs()}  # the exporter drops unused ones
+        for name, tensor in _name_inputs(inputs).items():
+            if name in kept:
+                binding.bind_cpu_input(name, tensor.numpy())
+        output = session.get_outputs()[0].name
+        binding.bind_output(output)
+        return Program(lambda: session.run_with_iobinding(binding), lambda: _read(session, binding))
+
+    def _options(self) -> onnxruntime.SessionOptions:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = self.threads
+        options.inter_op_num_threads = 1
+        options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1")
+        return options
+
+
+def _export_quantized(network: Network, inputs: Inputs, folder: Path) -> str:
+    floating, fused, quantized = (str(folder / f"{name}.onnx") for name in ("float", "fused", "int8"))
+    with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        warnings.simplefilter("ignore")
+        # The TorchScript exporter: its graphs are the ones in which the optimizer still finds attention.
+        torch.onnx.export(
+            network.module,
+            inputs,
+            floating,
+            dynamo=False,
+            opset_version=17,
+            input_names=list(_name_inputs(inputs)),
+        )
+        if network.attention:
+            fusion = optimizer.optimize_model(floating, model_type="bert", opt_level=0, **network.attention)
+            fusion.save_model_to_file(fused)
+        quantize_dynamic(
+            fused if network.attention else floating,
+            quantized,
+            op_types_to_quantize=["MatMul", "Gemm", "Attention", "LSTM"],
+            per_channel=True,
+            weight_type=QuantType.QInt8,
+            extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
+        )
+    return quantized
+
+
+def _name_inputs(inputs: Inputs) -> dict[str, Tensor]:
+    return {f"input_{index}": tensor for index, tensor in enumerate(inputs)}
+
+
+def _read(session: onnxruntime.InferenceSession, binding: onnxruntime.IOBinding) -> Tensor:
+    session.run_with_iobinding(binding)
+    return torch.from_numpy(binding.copy_outputs_to_cpu()[0])

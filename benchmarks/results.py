@@ -1,0 +1,103 @@
+"""What is kept of a run: plain records, to and from JSON. Imports only `timing`."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from benchmarks.timing import Spread
+
+__all__ = ["OURS", "CaseResult", "Entry", "Run", "case_from_dict"]
+
+OURS = "intaglio"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One contestant at one case.
+
+    Attributes:
+        seconds: for a call.
+        ratio: its time over intaglio's, of paired rounds; above 1 is slower than intaglio.
+        sqnr: of its output against float32, in dB; None for float32 itself.
+        stays_float: it ran, but not in int8.
+        refusal: why it did not run; then the rest is None.
+    """
+
+    seconds: Spread | None = None
+    ratio: Spread | None = None
+    sqnr: float | None = None
+    stays_float: bool = False
+    refusal: str | None = None
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """All contestants at one case.
+
+    Attributes:
+        rounds: how many rounds the figures are from.
+        limit: what bounds this case, `int8 peak` or `read bandwidth`.
+        limit_rate: that limit, measured in the same rounds; operations or bytes a second.
+        share_of_limit: how near intaglio comes to it, over paired rounds.
+        peak_int8: the int8 peak in the same rounds, operations a second.
+    """
+
+    group: str
+    network: str
+    case: str
+    threads: int
+    operations: int
+    rounds: int
+    limit: str
+    limit_rate: Spread
+    share_of_limit: Spread
+    peak_int8: Spread
+    entries: dict[str, Entry]
+
+    @property
+    def ours(self) -> Spread:
+        """Intaglio's seconds for a call."""
+        seconds = self.entries[OURS].seconds
+        assert seconds is not None, "a run without intaglio is not a result"
+        return seconds
+
+
+@dataclass
+class Run:
+    """A whole benchmark: where it ran, what it measured, and what went wrong."""
+
+    environment: dict[str, Any]
+    configurations: dict[str, str]
+    results: list[CaseResult] = field(default_factory=list)
+
+    def write(self, path: Path) -> None:
+        """Write as JSON, at once or not at all."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        part = path.with_suffix(".part")
+        part.write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        os.replace(part, path)
+
+    @classmethod
+    def read(cls, path: Path) -> Run:
+        """What `write` wrote."""
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        stored["results"] = [case_from_dict(case) for case in stored["results"]]
+        return cls(**stored)
+
+
+def case_from_dict(stored: dict[str, Any]) -> CaseResult:
+    """A `CaseResult` from its `asdict`."""
+    for name in ("limit_rate", "share_of_limit", "peak_int8"):
+        stored[name] = _spread_from_dict(stored[name])
+    for name, entry in stored["entries"].items():
+        spreads = {key: _spread_from_dict(entry[key]) for key in ("seconds", "ratio")}
+        stored["entries"][name] = Entry(**(entry | spreads))
+    return CaseResult(**stored)
+
+
+def _spread_from_dict(stored: dict[str, float] | None) -> Spread | None:
+    return None if stored is None else Spread(**stored)
