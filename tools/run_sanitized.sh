@@ -11,5 +11,5 @@ runtime=$(${CXX:-g++} -print-file-name=libasan.so):$(${CXX:-g++} -print-file-nam
 # Python and torch keep memory until exit: leaks are theirs to report, not these tests'.
 export ASAN_OPTIONS=detect_leaks=0:detect_odr_violation=0 UBSAN_OPTIONS=halt_on_error=1:print_stacktrace=1
 export LD_PRELOAD=$runtime PYTHONPATH=$target
-python -c "import intaglio._core as core; assert '$target' in core.__file__, core.__file__"
+python -c "import intaglio._core as core; assert '$target' in core.__file__, 'an editable install hides the sanitized one'"
 python -m pytest -q -p no:cacheprovider tests/test_kernels.py "$@"
