@@ -11,9 +11,11 @@ int64_t peak_int8(int64_t iterations) noexcept {
   for (int i = 0; i < kChains; ++i) acc[i] = set_int(i);
   I a = set_int(0x01020304), w = set_int(0x01010101);
   for (int64_t n = 0; n < iterations; ++n) {
-    pin(a);  // opaque: nothing may be hoisted out of the loop
 #pragma GCC unroll 16
-    for (int i = 0; i < kChains; ++i) acc[i] = dot(acc[i], a, w);
+    for (int i = 0; i < kChains; ++i) {
+      pin(a);  // opaque: no product may be shared or hoisted
+      acc[i] = dot(acc[i], a, w);
+    }
   }
 #pragma GCC unroll 16
   for (int i = 0; i < kChains; ++i) pin(acc[i]);

@@ -9,25 +9,40 @@ namespace {
 // Far beyond every integer of 8 bits and its zero point, and exact in float32.
 constexpr float kLargestStep = 0x1p20f;
 
+// A running range: its ends, and a value that turns NaN with the first NaN or infinity, because 0 * v is
+// NaN for both: one instruction watches for all of them.
+struct Range {
+  F low, high, poison;
+
+  void widen(F v) {
+    low = min(v, low);
+    high = max(v, high);
+    poison = fma(v, set(0.0f), poison);
+  }
+  void widen(const Range& other) {
+    low = min(other.low, low);
+    high = max(other.high, high);
+    poison = add(poison, other.poison);
+  }
+};
+
 inline void range_of(const float* x, int64_t count, float* lo, float* hi) {
-  F low = set(0.0f), high = set(0.0f), poison = set(0.0f);
-  const F zero = set(0.0f);
+  constexpr int kChains = 4;  // a single chain would wait out the latency of fma at every step
+  Range chain[kChains];
+#pragma GCC unroll 4
+  for (int c = 0; c < kChains; ++c) chain[c].low = chain[c].high = chain[c].poison = set(0.0f);
   int64_t i = 0;
-  for (; i + kLanes <= count; i += kLanes) {
-    const F v = load(x + i);
-    low = min(v, low);
-    high = max(v, high);
-    poison = fma(v, zero, poison);  // 0 * inf and NaN are NaN: one instruction watches for both
-  }
-  if (i < count) {
-    const F v = load_n(x + i, static_cast<int>(count - i));
-    low = min(v, low);
-    high = max(v, high);
-    poison = fma(v, zero, poison);
-  }
-  const bool finite = !any_nan(poison);
-  *lo = finite ? reduce_min(low) : __builtin_nanf("");
-  *hi = finite ? reduce_max(high) : __builtin_nanf("");
+  for (; i + kChains * kLanes <= count; i += kChains * kLanes)
+#pragma GCC unroll 4
+    for (int c = 0; c < kChains; ++c) chain[c].widen(load(x + i + c * kLanes));
+  for (; i + kLanes <= count; i += kLanes) chain[0].widen(load(x + i));
+  if (i < count) chain[1].widen(load_n(x + i, static_cast<int>(count - i)));
+  chain[0].widen(chain[1]);
+  chain[2].widen(chain[3]);
+  chain[0].widen(chain[2]);
+  const bool finite = !any_nan(chain[0].poison);
+  *lo = finite ? reduce_min(chain[0].low) : __builtin_nanf("");
+  *hi = finite ? reduce_max(chain[0].high) : __builtin_nanf("");
 }
 
 // rne(x * inverse_scale), kept within what the conversion to int32 can hold. Where the parameters come
