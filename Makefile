@@ -15,7 +15,7 @@ lint:
 	ruff format --check .
 	ruff check .
 	mypy
-	lint-imports
+	PYTHONPATH=src lint-imports
 	clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp')
 
 bench:

@@ -98,7 +98,8 @@ def plan_dynamic(model: nn.Module, spec: Spec, rules: Rules) -> Plan:
         rule = rule_of(module, rules)
         reason = _reason_to_keep(module, rule, qconfig, rules)
         if reason is None:
-            assert rule is not None and qconfig is not None
+            assert rule is not None
+            assert qconfig is not None
             plan.replacements.append(Replacement(module, rule, qconfig, tuple(seen[id(module)])))
             inside.append(path + ".")
         elif any(True for _ in module.parameters(recurse=False)):
@@ -176,5 +177,6 @@ def refuse_model(model: Any) -> None:
     for name, parameter in model.named_parameters():
         if parameter.device.type != "cpu":
             raise ConversionError(
-                f"parameter '{name}' is on {parameter.device}: int8 kernels run on the CPU; call model.cpu() first"
+                f"parameter '{name}' is on {parameter.device}: int8 kernels run on the CPU; "
+                "call model.cpu() first"
             )
