@@ -22,6 +22,10 @@ bench:
 	pip install -q $(TORCH) '.[bench,demo]'
 	python -m benchmarks
 
+docs:
+	pip install -q $(TORCH) '.[docs]'
+	mkdocs build
+
 format:
 	ruff format .
 	ruff check --fix .
