@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.contestants import CONTESTANTS
-from benchmarks.environment import describe_environment, read_cpu_clock, share_stolen
+from benchmarks.environment import describe_environment
 from benchmarks.report import render_markdown
 from benchmarks.results import Run, case_from_dict
 from benchmarks.worker import run_worker
@@ -52,7 +52,6 @@ def main(
     plan = [(group, count) for group in only or GROUPS for count in threads or THREADS]
     console = Console(stderr=True)
     run = Run(describe_environment(), {kind.name: kind.configuration for kind in CONTESTANTS})
-    before = read_cpu_clock()
     with _make_progress(console) as progress:
         total = sum(len(list_shapes(group, quick=quick)) for group, _ in plan)
         bar = progress.add_task("starting", total=total)
@@ -63,7 +62,6 @@ def main(
                     progress.advance(bar)
                 else:
                     progress.update(bar, description=f"{message['doing']} ({count} threads)")
-    run.environment["stolen"] = share_stolen(before, read_cpu_clock())
     run.write(folder / "results.json")
     (folder / "RESULTS.md").write_text(render_markdown(run), encoding="utf-8")
     console.print(f"Written: {folder / 'RESULTS.md'}, {folder / 'results.json'}")

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import os
 import platform
+import time
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
 from intaglio import _core
 
-__all__ = ["describe_environment", "read_cpu_clock", "share_stolen"]
+__all__ = ["ForeignClock", "describe_environment"]
 
 PACKAGES = ("intaglio", "torch", "onnxruntime", "onnx", "openvino", "nncf", "torchao", "numpy")
+TICKS = os.sysconf("SC_CLK_TCK")
 CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 
@@ -46,13 +48,23 @@ def _find_caches() -> dict[str, str]:
     return sizes
 
 
-def read_cpu_clock() -> list[int]:
-    """CPU time by purpose, see `proc(5)`: user, nice, system, idle, iowait, irq, softirq, steal."""
-    line = Path("/proc/stat").read_text(encoding="utf-8").partition("\n")[0]
-    return [int(ticks) for ticks in line.split()[1:9]]
+class ForeignClock:
+    """Counts, from its making on, the CPU time that went to other processes and other guests."""
+
+    def __init__(self) -> None:
+        self._busy, self._total = _read_system_seconds()
+        self._own = time.process_time()
+
+    def read_share(self) -> float:
+        """Of all CPU time so far, the part that others took: 0 is a machine to ourselves."""
+        busy, total = _read_system_seconds()
+        foreign = busy - self._busy - (time.process_time() - self._own)
+        return max(0.0, foreign) / max(total - self._total, 1e-3)
 
 
-def share_stolen(before: list[int], after: list[int]) -> float:
-    """Of the CPU time between two readings, the share that a hypervisor gave to others."""
-    spent = [end - start for start, end in zip(before, after, strict=True)]
-    return spent[7] / max(1, sum(spent))
+def _read_system_seconds() -> tuple[float, float]:
+    """CPU seconds since boot, busy ones and all: `proc(5)`, the first line of /proc/stat."""
+    with open("/proc/stat", encoding="utf-8") as file:
+        ticks = [int(field) for field in file.readline().split()[1:9]]
+    idle = ticks[3] + ticks[4]
+    return (sum(ticks) - idle) / TICKS, sum(ticks) / TICKS

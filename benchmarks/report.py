@@ -7,7 +7,7 @@ from statistics import geometric_mean
 
 from benchmarks.goals import GOALS
 from benchmarks.results import OURS, CaseResult, Entry, Run
-from benchmarks.timing import Spread
+from benchmarks.timing import QUIET, Spread
 
 __all__ = ["render_markdown"]
 
@@ -44,8 +44,15 @@ def _render_environment(run: Run) -> str:
     caches = ", ".join(f"{level} {size}" for level, size in facts["caches"].items())
     return (
         f"{facts['date']}; {facts['cpu']}, {facts['cpus']} CPUs, {caches}; instruction set {facts['isa']}; "
-        f"{facts['system']}; {versions}. Load before the run {facts['load_before']}, "
-        f"CPU time taken by other guests during it {facts['stolen']:.1%}."
+        f"{facts['system']}; {versions}. Load before the run {facts['load_before']}. {_describe_quiet(run)}"
+    )
+
+
+def _describe_quiet(run: Run) -> str:
+    noisy = sum(result.disturbance > QUIET for result in run.results)
+    return (
+        f"Cases during which other processes took more than {QUIET:.0%} of the CPUs: "
+        f"{noisy} of {len(run.results)}, marked *."
     )
 
 
@@ -76,7 +83,7 @@ def _render_network(results: Sequence[CaseResult]) -> list[str]:
         )
         heading = ["", "dB"]
         for result in of_case:
-            heading += [f"{_name_threads(result.threads)}, ms", "ratio"]
+            heading += [f"{_name_threads(result.threads)}, ms{_mark(result)}", "ratio"]
         rows = []
         for name, first in of_case[0].entries.items():
             row = [_name_entry(name, first), _format_sqnr(first)]
@@ -118,7 +125,7 @@ def _render_kernels(results: Sequence[CaseResult]) -> list[str]:
 
 def _render_shape(result: CaseResult, peers: Iterable[str], quantized: Iterable[str]) -> list[str]:
     return [
-        result.case,
+        result.case + _mark(result),
         _format_spread(result.ours, 1e6),
         f"{result.operations / result.ours.median / 1e9:.0f}",
         f"{result.share_of_limit.median:.2f}",
@@ -163,6 +170,10 @@ def _format_spread(spread: Spread, unit: float) -> str:
     median, lower, upper = (value * unit for value in (spread.median, spread.lower, spread.upper))
     digits = 2 if median < 10 else 1 if median < 100 else 0
     return f"{median:.{digits}f} ({lower:.{digits}f} to {upper:.{digits}f})"
+
+
+def _mark(result: CaseResult) -> str:
+    return " \\*" if result.disturbance > QUIET else ""
 
 
 def _name_threads(threads: int) -> str:

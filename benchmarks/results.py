@@ -40,6 +40,7 @@ class CaseResult:
 
     Attributes:
         rounds: how many rounds the figures are from.
+        disturbance: the share of the CPUs that other processes took in them.
         limit: what bounds this case, `int8 peak` or `read bandwidth`.
         limit_rate: that limit, measured in the same rounds; operations or bytes a second.
         share_of_limit: how near intaglio comes to it, over paired rounds.
@@ -52,6 +53,7 @@ class CaseResult:
     threads: int
     operations: int
     rounds: int
+    disturbance: float
     limit: str
     limit_rate: Spread
     share_of_limit: Spread

@@ -2,7 +2,8 @@
 
 An absolute time is worth little on a shared or throttling CPU: the speed moves between one minute and the
 next. So the contestants take turns, round after round in a shuffled order, and a ratio is the median over
-the rounds of the two times measured in the *same* round. Imports only the standard library.
+the rounds of the two times measured in the *same* round. Rounds in which other processes kept the CPUs busy
+do not count as long as there are others. Imports `environment`.
 """
 
 from __future__ import annotations
@@ -13,9 +14,11 @@ import random
 import statistics
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-__all__ = ["Pace", "Spread", "time_in_turn"]
+from benchmarks.environment import ForeignClock
+
+__all__ = ["Pace", "Rounds", "Spread", "time_in_turn"]
 
 # A turn: PAUSE asleep, so that the previous contestant's worker threads stop spinning on our cores (libgomp
 # and ONNX Runtime spin for about a millisecond); WARM untimed, to fill the caches and wake our own; then the
@@ -25,14 +28,21 @@ WARM_SECONDS = 2e-3
 SLICE_SECONDS = 1.5e-3
 SLICES = 3
 
+# A round is quiet if others took at most this share of the CPUs (the system counts in ticks of 10 ms, so a
+# short round may read some percent too much).
+QUIET = 0.15
+PATIENCE = 3
+
 
 @dataclass(frozen=True)
 class Pace:
-    """How long to go on: rounds until `seconds` have passed, within the two bounds."""
+    """How long to go on: until there are `rounds` quiet ones and `seconds` have passed.
+
+    On a machine that is never quiet it ends after `PATIENCE` times as long, with what there is.
+    """
 
     seconds: float
-    fewest_rounds: int
-    most_rounds: int
+    rounds: int
 
 
 @dataclass(frozen=True)
@@ -50,11 +60,40 @@ class Spread:
         return cls(median, lower, upper)
 
 
+@dataclass
+class Rounds:
+    """What the rounds measured; element `i` of every list is from round `i`.
+
+    Attributes:
+        seconds: of a call of each run.
+        readings: of each gauge.
+        disturbance: the share of all CPU time that other processes took.
+    """
+
+    seconds: dict[str, list[float]]
+    readings: dict[str, list[float]]
+    disturbance: list[float] = field(default_factory=list)
+
+    def count_quiet(self) -> int:
+        """How many rounds other processes did not disturb."""
+        return sum(share <= QUIET for share in self.disturbance)
+
+    def keep_quietest(self, fewest: int) -> Rounds:
+        """The quiet rounds; if there are less than `fewest`, so many of the least disturbed."""
+        order = sorted(range(len(self.disturbance)), key=self.disturbance.__getitem__)
+        kept = sorted(order[: max(fewest, self.count_quiet())])
+        return Rounds(
+            {name: [values[i] for i in kept] for name, values in self.seconds.items()},
+            {name: [values[i] for i in kept] for name, values in self.readings.items()},
+            [self.disturbance[i] for i in kept],
+        )
+
+
 def time_in_turn(
     runs: Mapping[str, Callable[[], object]],
     gauges: Mapping[str, Callable[[], float]],
     pace: Pace,
-) -> tuple[dict[str, list[float]], dict[str, list[float]]]:
+) -> Rounds:
     """Time every run and read every gauge once a round.
 
     Args:
@@ -63,30 +102,35 @@ def time_in_turn(
         pace: for how many rounds.
 
     Returns:
-        Seconds a call of each run, and readings of each gauge; element `i` of every list is from round `i`.
+        The rounds that count.
     """
     repeats = {name: _choose_repeats(run) for name, run in runs.items()}
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    readings: dict[str, list[float]] = {name: [] for name in gauges}
+    rounds = Rounds({name: [] for name in runs}, {name: [] for name in gauges})
     shuffle = random.Random(0).shuffle
-    start = time.perf_counter()
     gc.collect()
     gc.disable()
     try:
-        for done in range(pace.most_rounds):
-            if done >= pace.fewest_rounds and time.perf_counter() - start > pace.seconds:
-                break
+        start = time.perf_counter()
+        while not _is_enough(rounds, time.perf_counter() - start, pace):
             order = [*runs, *gauges]
             shuffle(order)
+            clock = ForeignClock()
             for name in order:
                 time.sleep(PAUSE_SECONDS)
                 if name in runs:
-                    times[name].append(_take_turn(runs[name], *repeats[name]))
+                    rounds.seconds[name].append(_take_turn(runs[name], *repeats[name]))
                 else:
-                    readings[name].append(gauges[name]())
+                    rounds.readings[name].append(gauges[name]())
+            rounds.disturbance.append(clock.read_share())
     finally:
         gc.enable()
-    return times, readings
+    return rounds.keep_quietest(pace.rounds)
+
+
+def _is_enough(rounds: Rounds, elapsed: float, pace: Pace) -> bool:
+    if len(rounds.disturbance) < pace.rounds or elapsed < pace.seconds:
+        return False
+    return rounds.count_quiet() >= pace.rounds or elapsed > PATIENCE * pace.seconds
 
 
 def _choose_repeats(run: Callable[[], object]) -> tuple[int, int]:

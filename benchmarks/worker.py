@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import statistics
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -26,11 +27,11 @@ from benchmarks.workloads import Case, Network, make_networks
 __all__ = ["run_worker"]
 
 PACES = {
-    "kernels": Pace(seconds=1.2, fewest_rounds=7, most_rounds=15),
-    "minilm": Pace(seconds=12, fewest_rounds=11, most_rounds=41),
-    "lstm": Pace(seconds=12, fewest_rounds=11, most_rounds=41),
+    "kernels": Pace(seconds=1.0, rounds=7),
+    "minilm": Pace(seconds=12, rounds=11),
+    "lstm": Pace(seconds=12, rounds=11),
 }
-QUICK_PACE = Pace(seconds=0.5, fewest_rounds=5, most_rounds=7)
+QUICK_PACE = Pace(seconds=0.3, rounds=5)
 
 PEAK, BANDWIDTH = "int8 peak", "read bandwidth"
 
@@ -130,10 +131,11 @@ def _measure(
     gauges: dict[str, Callable[[], float]] = {PEAK: limits.peak_int8}
     if case.streamed_bytes:
         gauges[BANDWIDTH] = partial(limits.read_bandwidth, case.streamed_bytes)
-    times, readings = time_in_turn({name: program.run for name, program in programs.items()}, gauges, pace)
-    ours = times[Intaglio.name]
+    rounds = time_in_turn({name: program.run for name, program in programs.items()}, gauges, pace)
+    ours = rounds.seconds[Intaglio.name]
     limit, work = (BANDWIDTH, case.streamed_bytes) if case.streamed_bytes else (PEAK, case.operations)
-    for name, seconds in times.items():
+    rates = rounds.readings[limit]
+    for name, seconds in rounds.seconds.items():
         ratios = [theirs / mine for theirs, mine in zip(seconds, ours, strict=True)]
         entries[name] = replace(entries[name], seconds=Spread.of(seconds), ratio=Spread.of(ratios))
     return CaseResult(
@@ -143,9 +145,10 @@ def _measure(
         threads=limits.threads,
         operations=case.operations,
         rounds=len(ours),
+        disturbance=statistics.mean(rounds.disturbance),
         limit=limit,
-        limit_rate=Spread.of(readings[limit]),
-        share_of_limit=Spread.of([work / t / rate for t, rate in zip(ours, readings[limit], strict=True)]),
-        peak_int8=Spread.of(readings[PEAK]),
+        limit_rate=Spread.of(rates),
+        share_of_limit=Spread.of([work / t / rate for t, rate in zip(ours, rates, strict=True)]),
+        peak_int8=Spread.of(rounds.readings[PEAK]),
         entries=entries,
     )
