@@ -35,7 +35,8 @@ void bind_gemm(nb::module_& m) {
       [](uintptr_t packed) {
         PackedLayout layout;
         __builtin_memcpy(&layout, pointer<const uint8_t>(packed), sizeof layout);
-        if (layout.magic != kPackedMagic) throw std::invalid_argument("not a packed weight");
+        if (layout.magic != kPackedMagic && layout.magic != kPackedHalfMagic)
+          throw std::invalid_argument("not a packed weight");
         return nb::make_tuple(layout.n, layout.k, isa_name(static_cast<Isa>(layout.isa)));
       },
       "packed"_a, "(N, K, instruction set) of a packed weight.");

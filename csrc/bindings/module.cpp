@@ -5,4 +5,5 @@ NB_MODULE(_core, m) {
   m.doc() = "The C++ core of intaglio: kernels behind raw addresses. Use intaglio.ops instead.";
   intaglio::bind_system(m);
   intaglio::bind_gemm(m);
+  intaglio::bind_half(m);
 }

@@ -112,6 +112,42 @@ struct GemmArgs {
   void* scratch;  // gemm_scratch_bytes(m, k_padded) of the table, 64-byte aligned
 };
 
+// ---- float16 weights ------------------------------------------------------------------------------
+
+// The same layout for weights stored as IEEE halves: `k_group` is 1, `k_padded` is k, and there are
+// neither column sums nor scales (their offsets are 0).
+constexpr int32_t kPackedHalfMagic = 0x676c6e68;
+
+// With packed == nullptr it only writes `*layout` and `*bytes`.
+struct PackHalfArgs {
+  const uint16_t* weight;  // (n, k) row-major IEEE halves: one row an output channel
+  const float* bias;       // (n), or nullptr for zeros
+  int64_t n, k;
+  uint8_t* packed;  // *bytes long, 64-byte aligned
+  PackedLayout* layout;
+  int64_t* bytes;
+};
+
+struct UnpackHalfArgs {
+  const uint8_t* packed;  // of any instruction set
+  uint16_t* weight;       // (n, k)
+  float* bias;            // (n)
+};
+
+// c[i][j] = a chain of fma over k = 0, 1, ... K-1 of a[i][k] * float(weight[j][k]), which starts from
+// addend[i][j], or from bias[j] where addend == nullptr; for the panels panel_begin..panel_end-1.
+struct GemmHalfArgs {
+  const float* a;  // (m, k), rows `a_stride` floats apart
+  int64_t a_stride;
+  int64_t m;
+  const uint8_t* packed;  // made by pack_half of the same instruction set
+  int64_t panel_begin, panel_end;
+  const float* addend;  // (m, n), rows addend_stride apart, or nullptr; may be c itself
+  int64_t addend_stride;
+  float* c;  // (m, n), rows c_stride apart
+  int64_t c_stride;
+};
+
 // ---- The table ------------------------------------------------------------------------------------
 
 struct KernelTable {

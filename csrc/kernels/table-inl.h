@@ -7,6 +7,7 @@
 #pragma once
 
 #include "gemm-inl.h"
+#include "gemm_half-inl.h"
 #include "peak-inl.h"
 #include "quantize-inl.h"
 

@@ -38,6 +38,9 @@ inline F to_float(I a) { return _mm256_cvtepi32_ps(a); }
 inline F scale_by_power_of_2(F p, I n) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(n, 23)));
 }
+inline F load_half(const uint16_t* p) {
+  return _mm256_cvtph_ps(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 inline float reduce_min(F a) {
   __m128 v = _mm_min_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
   v = _mm_min_ps(v, _mm_movehl_ps(v, v));
@@ -78,6 +81,10 @@ inline F load_u8_n(const uint8_t* p, int n) {
 constexpr int kMaxVectors = 4;
 inline void pin(I& acc) { __asm__ volatile("" : "+x"(acc)); }
 inline void pin_float(F& v) { __asm__ volatile("" : "+x"(v)); }
+
+// ---- float32 products ----------------------------------------------------------------------------
+constexpr int kFloatTileRows[kMaxVectors + 1] = {0, 8, 6, 4, 2};
+constexpr int kFloatPanelVectors = 2;
 
 #ifdef INTAGLIO_VNNI
 // ---- int8 dot products: four k's at a time --------------------------------------------------------

@@ -4,6 +4,7 @@
 //   F, I                    kLanes floats, kLanes int32
 //   load_n, store_n         the first n lanes (0 <= n <= kLanes); the others read as zero
 //   min, max                the SECOND operand where either is NaN, so max(bound, x) keeps a NaN of x
+//   load_half               kLanes IEEE halves, widened exactly
 //   round, to_int           to nearest, ties to even
 //   scale_by_power_of_2     p * 2^n by adding to the exponent: p and the result must be normal
 //   store_u8                saturated to 0..255
@@ -44,6 +45,9 @@ inline I to_int(F a) { return _mm512_cvtps_epi32(a); }
 inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
 inline F scale_by_power_of_2(F p, I n) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(n, 23)));
+}
+inline F load_half(const uint16_t* p) {
+  return _mm512_cvtph_ps(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
 }
 inline float reduce_min(F a) { return _mm512_reduce_min_ps(a); }
 inline float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
@@ -87,6 +91,10 @@ inline void pin_float(F& v) { __asm__ volatile("" : "+v"(v)); }
 
 // 8 x 48 tiles divide both common row counts and common widths; 6 x 64 serves the rest.
 inline int choose_panel_vectors(int64_t n) { return n % 48 == 0 ? 3 : 4; }
+
+// ---- float32 products: a vector of accumulators for each row and vector of columns ---------------
+constexpr int kFloatTileRows[kMaxVectors + 1] = {0, 12, 12, 8, 6};
+constexpr int kFloatPanelVectors = 4;
 
 }  // namespace
 }  // namespace intaglio

@@ -39,6 +39,20 @@ inline F scale_by_power_of_2(F p, I n) {
   std::memcpy(&p, &bits, 4);
   return p;
 }
+inline F load_half(const uint16_t* p) {
+  const uint32_t sign = static_cast<uint32_t>(*p & 0x8000u) << 16, magnitude = *p & 0x7fffu;
+  uint32_t bits;
+  if (magnitude < 0x0400u) {  // zero and the subnormals
+    const float value = static_cast<float>(magnitude) * 0x1p-24f;
+    std::memcpy(&bits, &value, 4);
+  } else {
+    bits = (magnitude << 13) + ((magnitude < 0x7c00u ? 112u : 224u) << 23);  // or infinity and NaN
+  }
+  bits |= sign;
+  float value;
+  std::memcpy(&value, &bits, 4);
+  return value;
+}
 inline float reduce_min(F a) { return a; }
 inline float reduce_max(F a) { return a; }
 inline bool any_nan(F a) { return a != a; }
@@ -70,6 +84,10 @@ inline void pin(I& acc) { __asm__ volatile("" : "+r"(acc)); }
 inline void pin_float(F& v) { __asm__ volatile("" : "+m"(v)); }
 
 inline int choose_panel_vectors(int64_t) { return 4; }
+
+// ---- float32 products ----------------------------------------------------------------------------
+constexpr int kFloatTileRows[kMaxVectors + 1] = {0, 4, 4, 4, 4};
+constexpr int kFloatPanelVectors = 4;
 
 }  // namespace
 }  // namespace intaglio

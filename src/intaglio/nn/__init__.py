@@ -4,6 +4,7 @@ Importing this package registers every rule. May import ops, rules, qconfig, obs
 """
 
 from intaglio.nn.linear import DynamicLinear
+from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.quantized import QuantizedModule
 
-__all__ = ["DynamicLinear", "QuantizedModule"]
+__all__ = ["DynamicLinear", "HalfLinear", "QuantizedModule"]

@@ -1,7 +1,7 @@
-"""Linear: the dynamic quantized form and its rule.
+"""Linear: the dynamic quantized form, and the rule of this form and of linear_half.py's.
 
 Weights are int8 per output channel; activations are quantized to uint8 as they come, per row unless
-the qconfig says otherwise. May import ops, rules, quantized and errors.
+the qconfig says otherwise. May import ops, rules, quantized, linear_half and errors.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from intaglio.errors import ConfigError
+from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
 from intaglio.ops.linear import run_linear_dynamic
 from intaglio.ops.packing import MAX_K, pack_weight, unpack_weight
 from intaglio.qconfig import QConfig
-from intaglio.qparams import INT8, PerRow, QParams
+from intaglio.qparams import FLOAT16, INT8, PerRow, QParams
 from intaglio.qtensor import QTensor
 from intaglio.rules import Example, OpRule, register_rule
 
@@ -65,10 +66,7 @@ class DynamicLinear(QuantizedModule):
     @classmethod
     def from_float(cls, module: nn.Module, qconfig: QConfig, path: str = "") -> DynamicLinear:
         """Quantize an `nn.Linear`, or GPT-2's `Conv1D`, whose weight is stored transposed."""
-        weight, bias = module.weight, module.bias
-        assert isinstance(weight, Tensor)
-        assert bias is None or isinstance(bias, Tensor)
-        return cls.from_weight(weight if isinstance(module, nn.Linear) else weight.T, bias, qconfig, path)
+        return cls.from_weight(*_weight_and_bias(module), qconfig, path)
 
     @classmethod
     def from_weight(cls, weight: Tensor, bias: Tensor | None, qconfig: QConfig, path: str) -> DynamicLinear:
@@ -158,11 +156,24 @@ class DynamicLinear(QuantizedModule):
         )
 
 
-def _refuse(module: nn.Module, qconfig: QConfig) -> str | None:
-    weight = module.weight
+def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None]:
+    """The `(out_features, in_features)` weight and the bias; GPT-2's `Conv1D` stores the transpose."""
+    weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
-    k = weight.shape[1] if isinstance(module, nn.Linear) else weight.shape[0]
-    if k > MAX_K:
+    assert bias is None or isinstance(bias, Tensor)
+    return (weight if isinstance(module, nn.Linear) else weight.T), bias
+
+
+def _lower(module: nn.Module, qconfig: QConfig, path: str) -> nn.Module:
+    if qconfig.weight().dtype is FLOAT16:
+        return HalfLinear.from_weight(*_weight_and_bias(module), path)
+    return DynamicLinear.from_float(module, qconfig, path)
+
+
+def _refuse(module: nn.Module, qconfig: QConfig) -> str | None:
+    weight, _ = _weight_and_bias(module)
+    k = weight.shape[1]
+    if k > MAX_K and qconfig.weight().dtype is INT8:
         return f"{k} input features exceed {MAX_K}, beyond which int32 sums could overflow"
     if weight.numel() == 0:
         return "its weight is empty"
@@ -182,9 +193,9 @@ LINEAR = register_rule(
         name="Linear",
         float_types=(nn.Linear,),
         float_type_names=frozenset({"transformers.pytorch_utils.Conv1D"}),
-        lower_dynamic=DynamicLinear.from_float,
-        weight_dtypes=frozenset({"int8"}),
-        default_for=frozenset({"int8"}),
+        lower_dynamic=_lower,
+        weight_dtypes=frozenset({"int8", "float16"}),
+        default_for=frozenset({"int8", "float16"}),
         refuse=_refuse,
         examples=(_example, _example_without_bias),
     )

@@ -17,6 +17,7 @@ __all__ = [
     "epilogue",
     "fma32",
     "linear_dynamic",
+    "linear_half",
     "matmul_exact",
     "quantize_rows",
     "requantize",
@@ -115,3 +116,15 @@ def linear_dynamic(
     acc = matmul_exact(q.to(torch.int32) - zero_point[:, None], weight)
     base = torch.zeros(weight.shape[0]) if bias is None else bias
     return clamp_activation(epilogue(acc, scale, weight_scale, base[None, :]), lower, upper)
+
+
+def linear_half(x: Tensor, weight: Tensor, base: Tensor | None = None) -> Tensor:
+    """Linear of `(M, K)` float32 by `(N, K)` float16 to `(M, N)` float32: a chain of fma from `base`.
+
+    `base` is the bias `(N,)`, an addend `(M, N)`, or None for zeros.
+    """
+    y = torch.zeros(()) if base is None else base
+    y = y.expand(x.shape[0], weight.shape[0])
+    for k in range(x.shape[1]):
+        y = fma32(x[:, k, None], weight[None, :, k].float(), y)
+    return y
