@@ -7,13 +7,13 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
-
-from benchmarks.workloads import Case, Inputs, Network
 from intaglio.demo.mel import SAMPLE_RATE, mel_frames
 from intaglio.demo.minilm import load_minilm
 from intaglio.demo.voice_encoder import load_voice_encoder
 from intaglio.demo.wordpiece import WordPiece
+from torch import Tensor, nn
+
+from benchmarks.workloads import Case, Inputs, Network
 
 __all__ = ["make_minilm", "make_voice_encoder"]
 

@@ -87,11 +87,13 @@ class DynamicLinear(QuantizedModule):
             and x.dtype is torch.float32
             and x.is_cpu
             and not self.training
-            and x.dim() > 0
-            and x.shape[-1] == self.in_features
             and not _is_compiling()
         ):
-            return run_linear_dynamic(x, self.packed, self.out_features, self.per_row)
+            shape = x.shape
+            if shape and shape[-1] == self.in_features:
+                # Straight from the dict: nn.Module's own attribute access to a buffer takes longer than the call.
+                packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
+                return run_linear_dynamic(x, packed, self.out_features, self.per_row)
         self.check_input(x, self.in_features)
         op = torch.ops.intaglio.linear_dynamic
         y: Tensor = op(x, self.packed, self.out_features, self.per_row, False, 0.0, 0.0)

@@ -6,6 +6,8 @@ takes plain tensors, for tracing, compiling and exporting. May import packing, l
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -34,12 +36,19 @@ def run_linear_dynamic(
     """
     if not x.is_contiguous():
         x = x.contiguous()
-    shape = x.shape
-    k = shape[-1]
-    y = _empty(*shape[:-1], out_features)
-    rows = y.numel() // out_features if out_features else 0
+    *outer, k = x.shape
+    y = _empty(*outer, out_features)
     _core.linear_dynamic(
-        x.data_ptr(), rows, k, packed.data_ptr(), per_row, clamp, lower, upper, y.data_ptr(), _threads()
+        x.data_ptr(),
+        prod(outer),
+        k,
+        packed.data_ptr(),
+        per_row,
+        clamp,
+        lower,
+        upper,
+        y.data_ptr(),
+        _threads(),
     )
     return y
 
