@@ -3,6 +3,7 @@
 The public names; they are those of `torch.ao.quantization`, so that moving over is one changed import.
 """
 
+from intaglio import _core
 from intaglio.eager import quantize_dynamic
 from intaglio.errors import (
     ConfigError,
@@ -28,6 +29,8 @@ from intaglio.qtensor import QTensor
 from intaglio.report import Summary, summary
 
 __version__ = "0.1.0"
+
+_core.active_isa()  # an INTAGLIO_ISA that this CPU cannot run is an error here, not at the first layer
 
 __all__ = [
     "ConfigError",

@@ -91,7 +91,7 @@ class DynamicLinear(QuantizedModule):
         ):
             shape = x.shape
             if shape and shape[-1] == self.in_features:
-                # Straight from the dict: nn.Module's own attribute access to a buffer takes longer than the call.
+                # From the dict: nn.Module's attribute access to a buffer takes longer than the kernel's call.
                 packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
                 return run_linear_dynamic(x, packed, self.out_features, self.per_row)
         self.check_input(x, self.in_features)
