@@ -12,5 +12,5 @@
     goals         what speed the project promises, and whether a run keeps it
     report        RESULTS.md
 
-Neither `intaglio` nor its tests import anything from here.
+`intaglio` imports nothing from here.
 """
