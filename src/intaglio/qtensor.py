@@ -36,6 +36,7 @@ class QTensor:
     `data` has the storage dtype of `qparams.dtype`; `dtype` is that of the numbers it stands for, so
     that code which casts its inputs to a weight's dtype goes on working.
 
+    >>> from intaglio.qparams import INT8
     >>> q = QTensor.quantize(torch.tensor([0.0, 1.0]), QParams(torch.tensor(0.5), torch.tensor(0), INT8))
     >>> q.dequantize()
     tensor([0., 1.])
