@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
 from benchmarks.goals import GOALS
-from benchmarks.results import OURS, CaseResult, Entry, Run
+from benchmarks.results import OUR_KERNEL, OURS, CaseResult, Entry, Run
 from benchmarks.timing import QUIET, Spread
 
 __all__ = ["render_markdown"]
@@ -91,7 +91,8 @@ def _render_network(results: Sequence[CaseResult]) -> list[str]:
                 row += _format_entry(result.entries[name])
             rows.append(row)
         shares = ", ".join(
-            f"{result.share_of_limit.median:.0%} at {_name_threads(result.threads)}" for result in of_case
+            f"{_format_share(result.entries[OURS], '.0%')} at {_name_threads(result.threads)}"
+            for result in of_case
         )
         share = f"intaglio's int8 operations over its whole time, as a share of the int8 peak: {shares}."
         parts += [f"### {case}", _table(heading, rows), share]
@@ -107,15 +108,16 @@ def _render_kernels(results: Sequence[CaseResult]) -> list[str]:
     ]
     for threads in sorted({result.threads for result in results}):
         of_count = sorted((result for result in results if result.threads == threads), key=_shape)
-        peers = [name for name in of_count[0].entries if name != OURS]
-        quantized = [name for name in of_count[0].entries if of_count[0].entries[name].sqnr is not None]
+        peers = [name for name in of_count[0].entries if name not in (OURS, OUR_KERNEL)]
+        quantized = [OURS, *(name for name in peers if of_count[0].entries[name].sqnr is not None)]
         rows = [_render_shape(result, peers, quantized) for result in of_count]
-        rows.append(["geometric mean", "", "", "", *(_mean_ratio(of_count, name) for name in peers), ""])
+        rows.append(["geometric mean", "", "", "", "", *(_mean_ratio(of_count, name) for name in peers), ""])
         heading = [
             "M x K x N",
             "intaglio, us",
             "GOP/s",
             "of the limit",
+            "kernel alone",
             *peers,
             "dB: " + ", ".join(quantized),
         ]
@@ -128,7 +130,8 @@ def _render_shape(result: CaseResult, peers: Iterable[str], quantized: Iterable[
         result.case + _mark(result),
         _format_spread(result.ours, 1e6),
         f"{result.operations / result.ours.median / 1e9:.0f}",
-        f"{result.share_of_limit.median:.2f}",
+        _format_share(result.entries[OURS]),
+        _format_share(result.entries[OUR_KERNEL]),
         *(_format_ratio(result.entries[name], with_quartiles=False) for name in peers),
         ", ".join(_format_sqnr(result.entries[name]) for name in quantized),
     ]
@@ -164,6 +167,10 @@ def _format_ratio(entry: Entry, *, with_quartiles: bool) -> str:
 
 def _format_sqnr(entry: Entry) -> str:
     return "-" if entry.sqnr is None else f"{entry.sqnr:.1f}"
+
+
+def _format_share(entry: Entry, style: str = ".2f") -> str:
+    return "-" if entry.share is None else format(entry.share.median, style)
 
 
 def _format_spread(spread: Spread, unit: float) -> str:

@@ -10,9 +10,10 @@ from typing import Any
 
 from benchmarks.timing import Spread
 
-__all__ = ["OURS", "CaseResult", "Entry", "Run", "case_from_dict"]
+__all__ = ["OURS", "OUR_KERNEL", "CaseResult", "Entry", "Run", "case_from_dict"]
 
 OURS = "intaglio"
+OUR_KERNEL = "intaglio's kernel"
 
 
 @dataclass(frozen=True)
@@ -22,6 +23,7 @@ class Entry:
     Attributes:
         seconds: for a call.
         ratio: its time over intaglio's, of paired rounds; above 1 is slower than intaglio.
+        share: how near it comes to the case's limit, of paired rounds.
         sqnr: of its output against float32, in dB; None for float32 itself.
         stays_float: it ran, but not in int8.
         refusal: why it did not run; then the rest is None.
@@ -29,6 +31,7 @@ class Entry:
 
     seconds: Spread | None = None
     ratio: Spread | None = None
+    share: Spread | None = None
     sqnr: float | None = None
     stays_float: bool = False
     refusal: str | None = None
@@ -43,8 +46,6 @@ class CaseResult:
         disturbance: the share of the CPUs that other processes took in them.
         limit: what bounds this case, `int8 peak` or `read bandwidth`.
         limit_rate: that limit, measured in the same rounds; operations or bytes a second.
-        share_of_limit: how near intaglio comes to it, over paired rounds.
-        peak_int8: the int8 peak in the same rounds, operations a second.
     """
 
     group: str
@@ -56,8 +57,6 @@ class CaseResult:
     disturbance: float
     limit: str
     limit_rate: Spread
-    share_of_limit: Spread
-    peak_int8: Spread
     entries: dict[str, Entry]
 
     @property
@@ -93,10 +92,9 @@ class Run:
 
 def case_from_dict(stored: dict[str, Any]) -> CaseResult:
     """A `CaseResult` from its `asdict`."""
-    for name in ("limit_rate", "share_of_limit", "peak_int8"):
-        stored[name] = _spread_from_dict(stored[name])
+    stored["limit_rate"] = _spread_from_dict(stored["limit_rate"])
     for name, entry in stored["entries"].items():
-        spreads = {key: _spread_from_dict(entry[key]) for key in ("seconds", "ratio")}
+        spreads = {key: _spread_from_dict(entry[key]) for key in ("seconds", "ratio", "share")}
         stored["entries"][name] = Entry(**(entry | spreads))
     return CaseResult(**stored)
 

@@ -128,16 +128,20 @@ def _measure(
     entries: dict[str, Entry],
 ) -> CaseResult:
     """Time the programs in turn, next to the limits of the CPU."""
-    gauges: dict[str, Callable[[], float]] = {PEAK: limits.peak_int8}
-    if case.streamed_bytes:
-        gauges[BANDWIDTH] = partial(limits.read_bandwidth, case.streamed_bytes)
-    rounds = time_in_turn({name: program.run for name, program in programs.items()}, gauges, pace)
-    ours = rounds.seconds[Intaglio.name]
     limit, work = (BANDWIDTH, case.streamed_bytes) if case.streamed_bytes else (PEAK, case.operations)
-    rates = rounds.readings[limit]
+    gauges: dict[str, Callable[[], float]] = {
+        BANDWIDTH: partial(limits.read_bandwidth, case.streamed_bytes),
+        PEAK: limits.peak_int8,
+    }
+    runs = {name: program.run for name, program in programs.items()}
+    rounds = time_in_turn(runs, {limit: gauges[limit]}, pace)
+    ours, rates = rounds.seconds[Intaglio.name], rounds.readings[limit]
     for name, seconds in rounds.seconds.items():
         ratios = [theirs / mine for theirs, mine in zip(seconds, ours, strict=True)]
-        entries[name] = replace(entries[name], seconds=Spread.of(seconds), ratio=Spread.of(ratios))
+        shares = [work / t / rate for t, rate in zip(seconds, rates, strict=True)]
+        entries[name] = replace(
+            entries[name], seconds=Spread.of(seconds), ratio=Spread.of(ratios), share=Spread.of(shares)
+        )
     return CaseResult(
         group=network.group,
         network=network.name,
@@ -148,7 +152,5 @@ def _measure(
         disturbance=statistics.mean(rounds.disturbance),
         limit=limit,
         limit_rate=Spread.of(rates),
-        share_of_limit=Spread.of([work / t / rate for t, rate in zip(ours, rates, strict=True)]),
-        peak_int8=Spread.of(rounds.readings[PEAK]),
         entries=entries,
     )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from benchmarks.contestants.contestant import Contestant, Program
-from benchmarks.contestants.intaglio_dynamic import Intaglio
+from benchmarks.contestants.intaglio_dynamic import Intaglio, IntaglioKernel
 from benchmarks.contestants.onnx_runtime import OnnxRuntimeDynamic
 from benchmarks.contestants.openvino_int8 import OpenVinoDynamic, OpenVinoStatic
 from benchmarks.contestants.torch_eager import LegacyFbgemm, LegacyOnednn, TorchFloat
@@ -13,6 +13,7 @@ __all__ = ["CONTESTANTS", "Contestant", "Intaglio", "Program", "TorchFloat"]
 
 CONTESTANTS: tuple[type[Contestant], ...] = (
     Intaglio,
+    IntaglioKernel,
     TorchFloat,
     LegacyFbgemm,
     LegacyOnednn,
