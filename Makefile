@@ -19,7 +19,7 @@ lint:
 	clang-format --dry-run --Werror $$(git ls-files 'csrc/*.h' 'csrc/*.cpp')
 
 bench:
-	pip install -q $(TORCH) '.[bench,demo]'
+	pip install -q $(TORCH) '.[bench]'
 	python -m benchmarks
 
 docs:

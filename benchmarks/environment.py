@@ -9,7 +9,7 @@ from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
 
-from intaglio import _core
+from intaglio.machine import describe_machine
 
 __all__ = ["ForeignClock", "describe_environment"]
 
@@ -20,23 +20,17 @@ CACHES = Path("/sys/devices/system/cpu/cpu0/cache")
 
 def describe_environment() -> dict[str, object]:
     """What a reader needs to compare with a run of his own."""
+    machine = describe_machine()
     return {
         "date": datetime.now(timezone.utc).strftime("%Y-%m-%d"),
-        "cpu": _find_cpu_name(),
-        "cpus": len(os.sched_getaffinity(0)),
+        "cpu": machine.cpu,
+        "cpus": machine.cores,
         "caches": _find_caches(),
-        "isa": _core.active_isa(),
+        "isa": machine.isa,
         "system": f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         "versions": {name: metadata.version(name) for name in PACKAGES},
         "load_before": round(os.getloadavg()[0], 2),
     }
-
-
-def _find_cpu_name() -> str:
-    for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
-        if line.startswith("model name"):
-            return line.partition(":")[2].strip()
-    return platform.processor()
 
 
 def _find_caches() -> dict[str, str]:
