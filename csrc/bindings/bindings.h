@@ -16,5 +16,6 @@ T* pointer(uintptr_t address) {
 void bind_system(nanobind::module_& m);
 void bind_gemm(nanobind::module_& m);
 void bind_half(nanobind::module_& m);
+void bind_recurrent(nanobind::module_& m);
 
 }  // namespace intaglio

@@ -6,4 +6,5 @@ NB_MODULE(_core, m) {
   intaglio::bind_system(m);
   intaglio::bind_gemm(m);
   intaglio::bind_half(m);
+  intaglio::bind_recurrent(m);
 }

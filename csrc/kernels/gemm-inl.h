@@ -23,8 +23,21 @@ struct Panel {
   const float* scale;
   const float* bias;
   int64_t first_column;
+  int64_t width;    // columns in memory
   int64_t columns;  // logical ones: the last panel's padding is computed and dropped
 };
+
+inline Panel panel_of(const PackedLayout& layout, const uint8_t* packed, int64_t p) {
+  const int64_t first = p * layout.panel;
+  const int64_t width = layout.n_padded - first < layout.panel ? layout.n_padded - first : layout.panel;
+  return {reinterpret_cast<const int8_t*>(packed) + layout.weight_offset + first * layout.k_padded,
+          reinterpret_cast<const int32_t*>(packed + layout.column_sum_offset) + first,
+          reinterpret_cast<const float*>(packed + layout.scale_offset) + first,
+          reinterpret_cast<const float*>(packed + layout.bias_offset) + first,
+          first,
+          width,
+          layout.n - first < width ? layout.n - first : width};
+}
 
 template <int MR, int NV>
 inline __attribute__((always_inline)) void accumulate(const Act* a, int64_t a_stride, const int8_t* w,
@@ -222,16 +235,8 @@ void gemm(const GemmArgs& args) noexcept {
   int64_t a_stride;
   const Act* a = prepare_activations(args, layout.k_padded, &a_stride);
   for (int64_t p = args.panel_begin; p < args.panel_end; ++p) {
-    const int64_t first = p * layout.panel;
-    const int64_t width = layout.n_padded - first < layout.panel ? layout.n_padded - first : layout.panel;
-    const Panel panel{
-        reinterpret_cast<const int8_t*>(args.packed) + layout.weight_offset + first * layout.k_padded,
-        reinterpret_cast<const int32_t*>(args.packed + layout.column_sum_offset) + first,
-        reinterpret_cast<const float*>(args.packed + layout.scale_offset) + first,
-        reinterpret_cast<const float*>(args.packed + layout.bias_offset) + first,
-        first,
-        layout.n - first < width ? layout.n - first : width};
-    gemm_panel(args, panel, width / kLanes, a, a_stride, layout.k_padded);
+    const Panel panel = panel_of(layout, args.packed, p);
+    gemm_panel(args, panel, panel.width / kLanes, a, a_stride, layout.k_padded);
   }
 }
 

@@ -148,6 +148,33 @@ struct GemmHalfArgs {
   int64_t c_stride;
 };
 
+// ---- Recurrent cells -----------------------------------------------------------------------------
+
+// One time step of `m` rows of an LSTM, GRU or RNN layer, in place (docs/numerics.md, "Gates").
+//   gate = fma(float(acc), row_scale * scale_w, pre), acc of the quantized hidden state and `packed`.
+// `packed` has gates * round_up(units, lanes) columns in panels of as many vectors as there are gates
+// (4 for the RNN): the gates of `lanes` units side by side, LSTM i f g o, GRU r z n; the columns of units
+// that do not exist are zero. `pre` has the same columns. Where a GRU's n adds pre to r * gate, the gate
+// is on the packed bias instead.
+struct RecurrentStepArgs {
+  const uint8_t* q;  // (m, k_padded), rows q_stride apart: the hidden state, quantized
+  int64_t q_stride;
+  int64_t m;
+  const float* row_scale;  // (m)
+  const int32_t* row_zero_point;
+  const uint8_t* packed;
+  const float* pre;  // (m, n_padded), rows pre_stride apart
+  int64_t pre_stride;
+  int64_t units;
+  float* c;  // (m, units), LSTM only: the cell state, updated
+  float* h;  // (m, units): the hidden state, read by the GRU, written by all
+  float* y;  // a second place for the new hidden state, rows y_stride apart, or nullptr
+  int64_t y_stride;
+  bool relu;      // RNN: relu instead of tanh
+  bool backward;  // from the last panel to the first: of a stream longer than L1, the end is still there
+  void* scratch;  // gemm_scratch_bytes(m, k_padded) of the table, 64-byte aligned
+};
+
 // ---- The table ------------------------------------------------------------------------------------
 
 struct KernelTable {

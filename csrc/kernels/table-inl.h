@@ -10,6 +10,7 @@
 #include "gemm_half-inl.h"
 #include "peak-inl.h"
 #include "quantize-inl.h"
+#include "recurrent-inl.h"
 
 namespace intaglio {
 

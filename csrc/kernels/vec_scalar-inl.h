@@ -33,9 +33,9 @@ inline F round(F a) { return std::nearbyint(a); }
 inline I to_int(F a) { return a >= -0x1p31f && a < 0x1p31f ? static_cast<I>(std::nearbyint(a)) : INT32_MIN; }
 inline F to_float(I a) { return static_cast<F>(a); }
 inline F scale_by_power_of_2(F p, I n) {
-  I bits;
+  uint32_t bits;
   std::memcpy(&bits, &p, 4);
-  bits += n * (1 << 23);
+  bits += static_cast<uint32_t>(n) << 23;
   std::memcpy(&p, &bits, 4);
   return p;
 }

@@ -1,0 +1,58 @@
+// The weights of one recurrent cell (one layer, one direction), packed into a single buffer.
+//
+// Contract: buffers are 64-byte aligned; one that was packed for another instruction set than the one in
+// use raises std::invalid_argument. Plain weights are torch's: row-major int8, the gates one below the
+// other (LSTM i f g o, GRU r z n), a float scale for each row.
+//
+// Inside, the rows of both matrices are reordered so that the gates of `lanes` hidden units stand side by
+// side, and the units are padded to whole vectors with zeros. The input's matrix carries the sum of both
+// biases, except the GRU's n, which keeps them apart (docs/numerics.md, "Gates").
+#pragma once
+
+#include "../kernels/kernels.h"
+
+namespace intaglio {
+
+enum class CellKind : int32_t { kLstm = 0, kGru = 1, kTanh = 2, kRelu = 3 };
+
+struct CellShape {
+  CellKind kind;
+  int64_t input, hidden;
+  int64_t projection;  // of an LSTM with proj_size, else 0
+
+  int64_t gates() const { return kind == CellKind::kLstm ? 4 : kind == CellKind::kGru ? 3 : 1; }
+  int64_t output() const { return projection > 0 ? projection : hidden; }
+};
+
+// The plain tensors; every pointer but the projection's and the biases' is required.
+template <class Weight, class Float>
+struct CellWeights {
+  Weight* input;  // (gates * hidden, input)
+  Float* input_scale;
+  Weight* hidden;  // (gates * hidden, output)
+  Float* hidden_scale;
+  Weight* projection;  // (projection, hidden), or nullptr
+  Float* projection_scale;
+  Float* input_bias;  // (gates * hidden) each, or nullptr for zeros
+  Float* hidden_bias;
+};
+using PlainCell = CellWeights<const int8_t, const float>;
+using UnpackedCell = CellWeights<int8_t, float>;
+
+int64_t packed_cell_bytes(const CellShape& shape);
+void pack_cell(const CellShape& shape, const PlainCell& plain, uint8_t* packed);
+void unpack_cell(const uint8_t* packed, const UnpackedCell& plain);
+
+// The parts of a packed cell as the kernels read them.
+struct CellView {
+  CellShape shape;
+  const uint8_t* input;       // packed weight, gates * units columns
+  const uint8_t* hidden;      // packed weight in panels of as many vectors as gates
+  const uint8_t* projection;  // packed weight, or nullptr
+  int64_t columns;            // gates * units, units being `hidden` rounded up to whole vectors
+};
+CellView view_cell(const uint8_t* packed);
+// Shape and instruction set of a packed cell, whichever instruction set is in use.
+CellShape packed_cell_shape(const uint8_t* packed, Isa* isa);
+
+}  // namespace intaglio

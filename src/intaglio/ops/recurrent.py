@@ -1,0 +1,164 @@
+"""Recurrent layers over sequences: packing of cells, and one op for LSTM, GRU and RNN.
+
+A cell is one layer in one direction. Its plain tensors have torch's names less the layer's suffix
+(`weight_ih` int8, `weight_ih_scale` float32, ...); packed, they are one uint8 tensor for the instruction
+set in use (csrc/program/packed_cell.h). May import library, packing, _core and errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from intaglio import _core
+from intaglio.errors import ConfigError
+from intaglio.ops.library import define_op
+from intaglio.ops.packing import MAX_K
+
+__all__ = ["MODES", "CellShape", "pack_cell", "recurrent_dynamic", "unpack_cell"]
+
+MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
+"""torch's names of the kinds of cell, in the order of the kernels' CellKind."""
+
+_threads = torch.get_num_threads
+
+
+@dataclass(frozen=True)
+class CellShape:
+    """What fixes the shapes of a cell's tensors; `projection` is 0 or an LSTM's `proj_size`."""
+
+    mode: str
+    input: int
+    hidden: int
+    projection: int = 0
+
+    @property
+    def rows(self) -> int:
+        """Rows of `weight_ih` and `weight_hh`: gates times hidden units."""
+        return {"LSTM": 4, "GRU": 3}.get(self.mode, 1) * self.hidden
+
+    @property
+    def output(self) -> int:
+        """Width of the hidden state."""
+        return self.projection or self.hidden
+
+    def weights(self) -> dict[str, tuple[int, int]]:
+        """Shape of each int8 weight, by name."""
+        shapes = {"weight_ih": (self.rows, self.input), "weight_hh": (self.rows, self.output)}
+        return shapes | ({"weight_hr": (self.projection, self.hidden)} if self.projection else {})
+
+    def arguments(self) -> tuple[int, int, int, int]:
+        """The shape as _core takes it."""
+        return MODES.index(self.mode), self.input, self.hidden, self.projection
+
+
+def _addresses(shape: CellShape, tensors: dict[str, Tensor]) -> list[int]:
+    names = [f"{name}{end}" for name in ("weight_ih", "weight_hh", "weight_hr") for end in ("", "_scale")]
+    found = [tensors.get(name) for name in (*names, "bias_ih", "bias_hh")]
+    return [0 if t is None else t.data_ptr() for t in found]
+
+
+def pack_cell(shape: CellShape, plain: dict[str, Tensor]) -> Tensor:
+    """Pack a cell's plain tensors, both biases or none, for the kernels in use; 1-d uint8.
+
+    Raises `ConfigError` for tensors that do not fit `shape` and where int32 sums could overflow.
+    """
+    expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+    for name, size in shape.weights().items():
+        expected[name] = (size, torch.int8)
+        expected[f"{name}_scale"] = ((size[0],), torch.float32)
+        if size[1] > MAX_K:
+            raise ConfigError(f"{name} has {size[1]} columns, beyond {MAX_K} int32 sums could overflow")
+    if "bias_ih" in plain or "bias_hh" in plain:
+        expected |= {name: ((shape.rows,), torch.float32) for name in ("bias_ih", "bias_hh")}
+    for name, (size, dtype) in expected.items():
+        tensor = plain.get(name)
+        if tensor is None or tuple(tensor.shape) != size or tensor.dtype != dtype:
+            found = "none" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"
+            raise ConfigError(f"pack_cell needs {name} {size} {dtype}, not {found}")
+    kept = {name: plain[name].contiguous() for name in expected}
+    packed = torch.empty(_core.packed_cell_bytes(*shape.arguments()), dtype=torch.uint8)
+    _core.pack_cell(*shape.arguments(), _addresses(shape, kept), packed.data_ptr())
+    return packed
+
+
+def unpack_cell(packed: Tensor) -> dict[str, Tensor]:
+    """The plain tensors of a packed cell; biases are zeros if it had none."""
+    shape = packed_shape(packed)
+    plain = {name: torch.empty(size, dtype=torch.int8) for name, size in shape.weights().items()}
+    plain |= {f"{name}_scale": torch.empty(size[0]) for name, size in shape.weights().items()}
+    plain |= {"bias_ih": torch.empty(shape.rows), "bias_hh": torch.empty(shape.rows)}
+    _core.unpack_cell(packed.data_ptr(), _addresses(shape, plain))
+    return plain
+
+
+def packed_shape(packed: Tensor) -> CellShape:
+    """The shape of a packed cell."""
+    kind, *sizes, _ = _core.packed_cell_shape(packed.data_ptr())
+    return CellShape(MODES[kind], *sizes)
+
+
+def _for_this_cpu(packed: Tensor) -> Tensor:
+    """A cell packed for another instruction set (an exported program that moved) is packed again."""
+    if _core.packed_cell_shape(packed.data_ptr())[4] == _core.active_isa():
+        return packed
+    return pack_cell(packed_shape(packed), unpack_cell(packed))
+
+
+def recurrent_dynamic(
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    h: Tensor,
+    c: Tensor | None,
+    cells: Sequence[Tensor],
+    directions: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """CPU kernel of `intaglio::recurrent_dynamic`: layers of packed cells over sequences.
+
+    `x` is `(steps, batch, input)`, or `(rows, input)` with the `batch_sizes` of a `PackedSequence`, of any
+    float dtype; `h` is `(layers * directions, batch, output)`, `c` likewise with hidden units, for an LSTM.
+    Returns the outputs `(..., directions * output)`, `h_n` and `c_n` (empty without `c`) in the dtype of
+    `x`. The caller has checked the sizes.
+    """
+    values = x.to(torch.float32).contiguous()
+    h_n = h.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    c_n = torch.empty(0) if c is None else c.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    y = torch.empty(*x.shape[:-1], directions * h.shape[2])
+    sizes = None if batch_sizes is None else batch_sizes.to(torch.int64).contiguous()
+    cells = [_for_this_cpu(cell) for cell in cells]
+    _core.run_recurrent(
+        values.data_ptr(),
+        x.shape[0] if sizes is None else sizes.shape[0],
+        h.shape[1],
+        0 if sizes is None else sizes.data_ptr(),
+        [cell.data_ptr() for cell in cells],
+        directions,
+        y.data_ptr(),
+        h_n.data_ptr(),
+        0 if c is None else c_n.data_ptr(),
+        _threads(),
+    )
+    return y.to(x.dtype), h_n.to(x.dtype), c_n.to(x.dtype)
+
+
+def _fake_recurrent_dynamic(
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    h: Tensor,
+    c: Tensor | None,
+    cells: Sequence[Tensor],
+    directions: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    y = x.new_empty([*x.shape[:-1], directions * h.shape[2]])
+    return y, x.new_empty(h.shape), x.new_empty([0] if c is None else c.shape)
+
+
+define_op(
+    "recurrent_dynamic(Tensor x, Tensor? batch_sizes, Tensor h, Tensor? c, Tensor[] cells, int directions)"
+    " -> (Tensor, Tensor, Tensor)",
+    recurrent_dynamic,
+    _fake_recurrent_dynamic,
+)
