@@ -22,6 +22,7 @@ LABEL = re.compile(r"^[0-9a-f]+ <(.+)>:$")
 LINE = re.compile(r"^\s*([0-9a-f]+):\s+(\S.*)$")
 JUMP = re.compile(r"^j[a-z]+\s+([0-9a-f]+)")
 OURS = "intaglio"
+DIVISION = re.compile(r"\bvdivps\b")
 FEWEST_DOTS = 2
 """A K loop multiplies into several accumulators; a loop with one product is an epilogue."""
 FEWEST_LOOPS = 40
@@ -77,9 +78,14 @@ def leaves(text: str, first: int, last: int) -> bool:
 
 def find_spills(function: Function) -> tuple[int, list[str]]:
     """How many loops of `function` multiply vectors, and which of them touch the stack."""
-    loops = [loop for loop in innermost_loops(function) if sum(map(is_dot, loop)) >= FEWEST_DOTS]
+    loops = [loop for loop in innermost_loops(function) if is_k_loop(loop)]
     touching = ([text for text in loop if STACK.search(text)] for loop in loops)
     return len(loops), [texts[0] for texts in touching if texts]
+
+
+def is_k_loop(loop: list[str]) -> bool:
+    """Whether a loop sums products; one that divides computes the gates of a recurrent cell."""
+    return sum(map(is_dot, loop)) >= FEWEST_DOTS and not any(map(DIVISION.search, loop))
 
 
 def is_dot(text: str) -> bool:

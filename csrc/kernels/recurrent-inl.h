@@ -78,6 +78,9 @@ struct RnnRelu {
   static void finish(const Units& u) { u.put(max(set(0.0f), u.gate(0))); }
 };
 
+// Taller tiles have more row addresses than general registers.
+constexpr int most_sum_rows(int64_t vectors) { return kTileRows[vectors] < 8 ? kTileRows[vectors] : 8; }
+
 // int32 sums of MR rows by NV vectors, to memory that stays in L1.
 template <int MR, int NV>
 __attribute__((noinline)) void sum_tile(const int8_t* weight, const Act* a, int64_t a_stride,
@@ -95,7 +98,7 @@ __attribute__((noinline)) void sum_tile(const int8_t* weight, const Act* a, int6
 
 using SumTile = void (*)(const int8_t*, const Act*, int64_t, int64_t, int32_t*);
 
-template <int NV, int MR = kTileRows[NV]>
+template <int NV, int MR = most_sum_rows(NV)>
 SumTile sum_tile_of(int64_t rows) {
   if constexpr (MR == 1) {
     return sum_tile<1, NV>;
@@ -152,7 +155,7 @@ void recurrent_step(const RecurrentStepArgs& args) {
     const int64_t p = args.backward ? panels - 1 - i : i;
     const Panel panel = panel_of(layout, args.packed, p);
     const int64_t vectors = panel.width / kLanes;
-    const int64_t tiles = (args.m + kTileRows[vectors] - 1) / kTileRows[vectors];
+    const int64_t tiles = (args.m + most_sum_rows(vectors) - 1) / most_sum_rows(vectors);
     int64_t row = 0;
     for (int64_t t = 0; t < tiles; ++t) {
       const int64_t rows = (args.m - row + tiles - t - 1) / (tiles - t);

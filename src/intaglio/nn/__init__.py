@@ -6,5 +6,6 @@ Importing this package registers every rule. May import ops, rules, qconfig, obs
 from intaglio.nn.linear import DynamicLinear
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.quantized import QuantizedModule
+from intaglio.nn.rnn import DynamicGRU, DynamicLSTM, DynamicRNN
 
-__all__ = ["DynamicLinear", "HalfLinear", "QuantizedModule"]
+__all__ = ["DynamicGRU", "DynamicLSTM", "DynamicLinear", "DynamicRNN", "HalfLinear", "QuantizedModule"]

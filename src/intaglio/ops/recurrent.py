@@ -73,12 +73,12 @@ def pack_cell(shape: CellShape, plain: dict[str, Tensor]) -> Tensor:
         if size[1] > MAX_K:
             raise ConfigError(f"{name} has {size[1]} columns, beyond {MAX_K} int32 sums could overflow")
     if "bias_ih" in plain or "bias_hh" in plain:
-        expected |= {name: ((shape.rows,), torch.float32) for name in ("bias_ih", "bias_hh")}
-    for name, (size, dtype) in expected.items():
+        expected |= dict.fromkeys(("bias_ih", "bias_hh"), ((shape.rows,), torch.float32))
+    for name, (needed, dtype) in expected.items():
         tensor = plain.get(name)
-        if tensor is None or tuple(tensor.shape) != size or tensor.dtype != dtype:
+        if tensor is None or tuple(tensor.shape) != needed or tensor.dtype != dtype:
             found = "none" if tensor is None else f"{tuple(tensor.shape)} {tensor.dtype}"
-            raise ConfigError(f"pack_cell needs {name} {size} {dtype}, not {found}")
+            raise ConfigError(f"pack_cell needs {name} {needed} {dtype}, not {found}")
     kept = {name: plain[name].contiguous() for name in expected}
     packed = torch.empty(_core.packed_cell_bytes(*shape.arguments()), dtype=torch.uint8)
     _core.pack_cell(*shape.arguments(), _addresses(shape, kept), packed.data_ptr())
@@ -125,7 +125,9 @@ def recurrent_dynamic(
     """
     values = x.to(torch.float32).contiguous()
     h_n = h.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    c_n = torch.empty(0) if c is None else c.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    c_n = (
+        torch.empty(0) if c is None else c.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    )
     y = torch.empty(*x.shape[:-1], directions * h.shape[2])
     sizes = None if batch_sizes is None else batch_sizes.to(torch.int64).contiguous()
     cells = [_for_this_cpu(cell) for cell in cells]
