@@ -4,8 +4,13 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from hypothesis import settings
 
 from intaglio import _core
+
+# Machines that test are often busy: an example that takes long is not a failure.
+settings.register_profile("intaglio", deadline=None)
+settings.load_profile("intaglio")
 
 
 @pytest.fixture(autouse=True)

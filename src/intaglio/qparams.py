@@ -175,7 +175,7 @@ def choose_qparams(
     Symmetric: `scale = max(-low, high) / quant_max`, zero point 0 (the middle for an unsigned type) and
     integers of equal reach both ways. Affine: `scale = (high - low) / (quant_max - quant_min)`. Both in
     float32. `low` and `high` are 0-dim, or one value for each index of `axis`. Raises `ConfigError` if a
-    limit is not finite.
+    limit is not finite, or if an affine range is wider than float32 can hold.
     """
     if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
         raise ConfigError("a range that holds NaN or infinity cannot be quantized")
@@ -188,5 +188,7 @@ def choose_qparams(
         zero_point = torch.full_like(scale, middle, dtype=torch.int32)
         return QParams(scale, zero_point, dtype, axis, middle - reach, middle + reach)
     span = torch.clamp(high - low, min=SMALLEST_RANGE)
+    if not bool(torch.isfinite(span).all()):
+        raise ConfigError("a range wider than the largest float32 cannot be quantized")
     zero_point = dtype.quant_min + torch.round(-low * (torch.full_like(span, steps) / span)).to(torch.int32)
     return QParams(span / steps, zero_point, dtype, axis)

@@ -1,8 +1,8 @@
 """`QTensor`: integers plus `QParams`, the value that stands for a real tensor.
 
 A small frozen object, not a Tensor subclass: functions that only move values (view, flatten, permute
-...) work on it; any other raises an error that says what to do. It never dequantizes in silence.
-May import qparams and errors.
+...) work on it; any other, operators included, raises an error that says what to do. It never
+dequantizes in silence. May import qparams and errors.
 """
 
 from __future__ import annotations
@@ -26,6 +26,15 @@ _MOVES = frozenset({
     "repeat", "reshape", "select", "split", "squeeze", "swapaxes", "t", "tile", "transpose", "unflatten",
     "unsqueeze", "view",
 })
+
+# What leaves every value where it is, and so keeps per-channel parameters as well.
+_STAYS = frozenset({"clone", "contiguous", "detach"})
+
+_OPERATORS = (
+    "abs", "add", "bool", "eq", "float", "floordiv", "ge", "gt", "int", "le", "lt", "matmul", "mod", "mul",
+    "ne", "neg", "pow", "radd", "rfloordiv", "rmatmul", "rmod", "rmul", "rpow", "rsub", "rtruediv", "sub",
+    "truediv",
+)
 # fmt: on
 
 
@@ -113,10 +122,7 @@ class QTensor:
         name = getattr(func, "__name__", str(func))
         first = args[0] if args else None
         if name not in _MOVES or not isinstance(first, QTensor):
-            raise InputError(
-                f"{name}() has no quantized form for a QTensor of shape {_shape_of(args)}: "
-                "call .dequantize() first, or keep the module that calls it in float"
-            )
+            raise _no_form(name, args)
         moved = func(first.data, *args[1:], **(kwargs or {}))
         if isinstance(moved, Tensor):
             return _moved(first, moved, name)
@@ -124,12 +130,32 @@ class QTensor:
 
 
 def _moved(source: QTensor, data: Tensor, name: str) -> QTensor:
-    if source.qparams.axis is not None and data.shape != source.data.shape:
+    if source.qparams.axis is not None and name not in _STAYS:
         raise InputError(
             f"{name} would move the axis of a per-channel QTensor of shape {tuple(source.shape)}: "
             "call .dequantize() first"
         )
     return QTensor(data, source.qparams)
+
+
+def _no_form(name: str, args: tuple[Any, ...]) -> InputError:
+    return InputError(
+        f"{name}() has no quantized form for a QTensor of shape {_shape_of(args)}: "
+        "call .dequantize() first, or keep the module that calls it in float"
+    )
+
+
+def _refusing(operator: str) -> Callable[..., Any]:
+    def refuse(self: QTensor, *others: Any) -> Any:
+        raise _no_form(operator, (self, *others))
+
+    return refuse
+
+
+# Python looks operators up on the class, where __getattr__ is not asked.
+for _operator in _OPERATORS:
+    setattr(QTensor, f"__{_operator}__", _refusing(_operator))
+QTensor.__hash__ = object.__hash__  # type: ignore[method-assign]
 
 
 def _shape_of(args: tuple[Any, ...]) -> tuple[int, ...] | None:
