@@ -1,0 +1,167 @@
+"""Observers choose parameters from what they saw; a `QConfig` holds recipes of them."""
+
+import copy
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+import intaglio
+from intaglio import (
+    ConfigError,
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+    PerRow,
+    PerTensor,
+    PlaceholderObserver,
+    QConfig,
+)
+from intaglio.observer import ObserverBase
+from intaglio.qconfig import dynamic_qconfig_of
+from intaglio.qparams import FLOAT16, INT8, UINT4, UINT8, choose_qparams, dequantize, quantize
+
+
+def test_min_max_keeps_the_widest_range_seen() -> None:
+    observer = MinMaxObserver(torch.quint8)
+    for values in ([1.0, 2.0], [-3.0, 0.5], [0.0, 4.0]):
+        x = torch.tensor(values)
+        assert observer(x) is x
+    expected = choose_qparams(torch.tensor(-3.0), torch.tensor(4.0), UINT8)
+    found = observer.choose()
+    assert (found.scale, found.zero_point, found.axis) == (expected.scale, expected.zero_point, None)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, -1])
+def test_per_channel_sees_each_index_of_its_axis(axis: int) -> None:
+    x = torch.randn(3, 4, 5)
+    observer = PerChannelMinMaxObserver(ch_axis=axis)
+    observer(x[:, :2] if axis in (0, 2, -1) else x)
+    observer(x)
+    qparams = observer.choose()
+    rows = x.movedim(axis, 0).flatten(1)
+    assert torch.equal(qparams.scale, torch.maximum(-rows.amin(1), rows.amax(1)).clamp(min=0) / 127)
+    error = (dequantize(quantize(x, qparams), qparams) - x).abs()
+    assert bool((error <= qparams.broadcast(3)[0] * 0.500001).all())
+
+
+def test_per_channel_of_a_vector_and_of_nothing() -> None:
+    observer = PerChannelMinMaxObserver()
+    observer(torch.tensor([1.0, -2.0, 0.0]))
+    assert observer.choose().scale.shape == (3,)
+    for empty in (PerChannelMinMaxObserver(), MinMaxObserver()):
+        empty(torch.empty(3, 0))
+        assert bool(torch.isfinite(empty.choose().scale).all())
+
+
+@pytest.mark.parametrize("observer", [MinMaxObserver(), PerChannelMinMaxObserver()])
+@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
+def test_what_is_not_finite_is_found_whenever_it_came(observer: MinMaxObserver, wrong: float) -> None:
+    # pytorch/pytorch#100051: one infinity made every later scale infinite, in silence.
+    observer = copy.deepcopy(observer)
+    x = torch.randn(2, 3)
+    x[1, 1] = wrong
+    observer(x)
+    observer(torch.randn(2, 3))
+    with pytest.raises(ConfigError, match="NaN or infinity"):
+        observer.choose()
+
+
+def test_symmetry_follows_the_scheme_or_else_the_dtype() -> None:
+    assert MinMaxObserver(torch.qint8).symmetric
+    assert not MinMaxObserver(torch.quint8).symmetric
+    assert MinMaxObserver("uint8", qscheme=torch.per_tensor_symmetric).symmetric
+    assert not MinMaxObserver("int8", qscheme=torch.per_tensor_affine).symmetric
+    assert not PerChannelMinMaxObserver("uint8", qscheme=torch.per_channel_affine_float_qparams).symmetric
+
+
+def test_an_observer_that_saw_nothing_or_chooses_nothing_says_so() -> None:
+    with pytest.raises(ConfigError, match="MinMaxObserver has seen no data"):
+        MinMaxObserver().choose()
+    with pytest.raises(ConfigError, match="PlaceholderObserver chooses no parameters"):
+        PlaceholderObserver().choose()
+
+
+def test_a_placeholder_says_how_activations_are_quantized() -> None:
+    observer = PlaceholderObserver()
+    x = torch.randn(2)
+    assert observer(x) is x
+    assert (observer.dtype, observer.granularity, observer.is_dynamic) == (UINT8, PerRow(), True)
+    assert PlaceholderObserver(granularity=PerTensor()).granularity == PerTensor()
+    assert PlaceholderObserver(torch.float16).dtype is FLOAT16
+
+
+def test_observers_are_modules_that_copy_and_pickle() -> None:
+    # pytorch/pytorch#48448, #51216
+    observer = MinMaxObserver()
+    observer(torch.tensor([-1.0, 3.0]))
+    assert isinstance(observer, nn.Module)
+    for other in (copy.deepcopy(observer), pickle.loads(pickle.dumps(observer))):
+        assert other.choose().scale == observer.choose().scale
+
+
+def test_an_observer_sees_values_without_holding_their_graph() -> None:
+    observer = MinMaxObserver()
+    x = torch.randn(3, requires_grad=True)
+    assert observer(x) is x
+    assert not observer.choose().scale.requires_grad
+
+
+def test_with_args_is_a_recipe_for_separate_observers() -> None:
+    recipe = PerChannelMinMaxObserver.with_args(dtype=torch.qint8, ch_axis=1)
+    one, other = recipe(), recipe()
+    one(torch.randn(2, 5))
+    assert one.choose().scale.shape == (5,)
+    with pytest.raises(ConfigError, match="no data"):
+        other.choose()
+    assert isinstance(recipe(ch_axis=0), ObserverBase)
+
+
+@pytest.mark.parametrize(
+    ("qconfig", "activation", "weight"),
+    [
+        (intaglio.default_dynamic_qconfig, UINT8, INT8),
+        (intaglio.per_channel_dynamic_qconfig, UINT8, INT8),
+        (intaglio.per_tensor_dynamic_qconfig, UINT8, INT8),
+        (intaglio.float16_dynamic_qconfig, FLOAT16, FLOAT16),
+        (intaglio.float_qparams_weight_only_qconfig, UINT8, UINT8),
+        (intaglio.default_embedding_qconfig, UINT8, UINT8),
+        (intaglio.float_qparams_weight_only_qconfig_4bit, UINT8, UINT4),
+    ],
+)
+def test_presets(qconfig: QConfig, activation: object, weight: object) -> None:
+    assert qconfig.activation().dtype is activation
+    assert qconfig.weight().dtype is weight
+
+
+def test_weights_are_per_channel_and_use_every_bit() -> None:
+    # pytorch/FBGEMM#125: the legacy gave up a bit of the activations or of the weights on x86.
+    observer = intaglio.default_dynamic_qconfig.weight()
+    weight = torch.randn(6, 40)
+    observer(weight)
+    q = quantize(weight, observer.choose())
+    assert q.abs().amax(1).tolist() == [127] * 6
+    assert intaglio.default_dynamic_qconfig.activation().granularity == PerRow()
+    assert intaglio.per_tensor_dynamic_qconfig.activation().granularity == PerTensor()
+
+
+@pytest.mark.parametrize(
+    ("dtype", "expected"),
+    [
+        (torch.qint8, intaglio.default_dynamic_qconfig),
+        ("int8", intaglio.default_dynamic_qconfig),
+        (torch.float16, intaglio.float16_dynamic_qconfig),
+        (torch.quint8, intaglio.float_qparams_weight_only_qconfig),
+        (torch.quint4x2, intaglio.float_qparams_weight_only_qconfig_4bit),
+    ],
+)
+def test_each_dtype_has_its_preset(dtype: torch.dtype, expected: QConfig) -> None:
+    assert dynamic_qconfig_of(dtype) is expected
+
+
+def test_names_that_users_bring_along_are_here() -> None:
+    import torch.ao.quantization as legacy
+
+    names = [name for name in intaglio.__all__ if name.endswith(("dynamic_qconfig", "Observer", "_4bit"))]
+    ours = {"per_tensor_dynamic_qconfig"}
+    assert {name for name in names if not hasattr(legacy, name)} == ours
