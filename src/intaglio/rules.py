@@ -51,7 +51,7 @@ class OpRule:
 
     def matches(self, module: nn.Module) -> bool:
         """Whether `module` is of this rule's types and computes what they compute."""
-        return any(
+        return "forward" not in vars(module) and any(
             isinstance(module, kind) and type(module).forward is kind.forward
             for kind in self.all_float_types()
         )
@@ -83,6 +83,8 @@ def why_no_rule(module: nn.Module, rules: Rules) -> str:
     for rule in rules:
         for kind in rule.all_float_types():
             if isinstance(module, kind):
+                if "forward" in vars(module):
+                    return f"its forward is replaced on this very {type(module).__name__}"
                 return f"its class overrides {kind.__name__}.forward"
     return f"no rule for {type(module).__name__}"
 

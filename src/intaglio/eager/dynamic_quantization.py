@@ -12,14 +12,15 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.nn.utils.weight_norm import WeightNorm
 
 from intaglio.eager.planning import Plan, Replacement, plan_dynamic, read_spec, refuse_model, rules_with
+from intaglio.eager.weights import check_weights, is_weight_hook, refresh_weights
 from intaglio.errors import ConversionError
 from intaglio.nn.fast_path import leave_fast_paths
-from intaglio.nn.quantized import QuantizedModule
+from intaglio.nn.quantized import HOOKS, QuantizedModule
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QuantizedType
+from intaglio.rules import all_rules
 
 __all__ = ["quantize_dynamic"]
 
@@ -75,7 +76,8 @@ def quantize_dynamic(
     refuse_model(model)
     rules = rules_with(mapping)
     plan = plan_dynamic(model, read_spec(qconfig_spec, dtype, rules), rules)
-    _check_weights(plan)
+    refresh_weights(model)
+    _check(plan)
     quantized = _replace_inplace(model, plan) if inplace else _replace_in_copy(model, plan)
     quantized.eval()
     leave_fast_paths(quantized)
@@ -83,19 +85,10 @@ def quantize_dynamic(
     return quantized
 
 
-def _check_weights(plan: Plan) -> None:
-    """Find what would stop a conversion half way before it begins."""
+def _check(plan: Plan) -> None:
+    """Find weights that would stop a conversion half way."""
     for item in plan.replacements:
-        for name, parameter in item.module.named_parameters():
-            if parameter.is_meta:
-                raise ConversionError(
-                    f"'{item.paths[0]}.{name}' has no data (meta device): load the weights first"
-                )
-            if not bool(torch.isfinite(parameter).all()):
-                raise ConversionError(
-                    f"'{item.paths[0]}.{name}' holds NaN or infinity and cannot be quantized: "
-                    "mend the weights, or keep the module in float with {'" + item.paths[0] + "': None}"
-                )
+        check_weights(item.module, item.paths[0])
 
 
 def _lower(item: Replacement, done: dict[object, nn.Module]) -> nn.Module:
@@ -109,31 +102,62 @@ def _lower(item: Replacement, done: dict[object, nn.Module]) -> nn.Module:
         with torch.no_grad():
             quantized = item.rule.lower_dynamic(item.module, item.qconfig, item.paths[0])
         done[key] = quantized
-    _keep_hooks(item.module, quantized)
+    if not isinstance(quantized, nn.Module):
+        raise ConversionError(
+            f"'{item.paths[0]}': the mapping of {item.rule.name} gave {type(quantized).__name__}, "
+            "not an nn.Module"
+        )
     return quantized
 
 
-def _keep_hooks(source: nn.Module, target: nn.Module) -> None:
-    for name in ("_forward_pre_hooks", "_forward_hooks"):
-        kept = {k: hook for k, hook in getattr(source, name).items() if not isinstance(hook, WeightNorm)}
-        getattr(target, name).update(kept)
+def _rehearse(plan: Plan) -> None:
+    """Find what a rule cannot do with a qconfig on the rule's own example, before anything moves."""
+    tried: set[tuple[str, QConfig]] = set()
+    for item in plan.replacements:
+        if item.rule.examples and (item.rule.name, item.qconfig) not in tried:
+            tried.add((item.rule.name, item.qconfig))
+            with torch.no_grad(), torch.random.fork_rng(devices=[]):
+                example, _ = item.rule.examples[0]()
+                item.rule.lower_dynamic(example, item.qconfig, item.paths[0])
+
+
+def _give_hooks(target: nn.Module, hooks: dict[str, dict[int, Any]]) -> None:
+    """Let `target` have a float module's forward hooks, but for those that derive its weights."""
+    for name, kept in hooks.items():
+        for key in [key for key, hook in kept.items() if is_weight_hook(hook)]:
+            del kept[key]
+        setattr(target, name, kept)
+
+
+def _hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
+    return {name: getattr(module, name) for name in HOOKS}
 
 
 def _replace_in_copy(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of `model` into which the quantized modules go; their float weights are never copied."""
     done: dict[object, nn.Module] = {}
-    memo: dict[int, Any] = {}
-    for item in plan.replacements:
-        memo[id(item.module)] = _lower(item, done)
-    return copy.deepcopy(model, memo)
+    memo: dict[int, Any] = {id(item.module): _lower(item, done) for item in plan.replacements}
+    replaced = {item.module: memo[id(item.module)] for item in plan.replacements}
+    copied = copy.deepcopy(model, memo)
+    for source, target in replaced.items():
+        # With the memo, so that a hook which is a method of the model becomes a method of the copy.
+        _give_hooks(target, copy.deepcopy(_hooks_of(source), memo))
+    return copied
 
 
 def _replace_inplace(model: nn.Module, plan: Plan) -> nn.Module:
-    """`model` with its modules replaced one by one, each float module let go before the next."""
+    """`model` with its modules replaced one by one, each float module let go before the next.
+
+    What may fail comes first: the user's own replacements, and each rule with each qconfig.
+    """
+    _rehearse(plan)
     done: dict[object, nn.Module] = {}
+    ours = all_rules()
+    ready = {id(item): _lower(item, done) for item in plan.replacements if item.rule not in ours}
     while plan.replacements:
         item = plan.replacements.pop(0)
-        quantized = _lower(item, done)
+        quantized = ready[id(item)] if id(item) in ready else _lower(item, done)
+        _give_hooks(quantized, _hooks_of(item.module))
         if item.paths[0] == "":
             return quantized
         for path in item.paths:

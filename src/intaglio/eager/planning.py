@@ -13,9 +13,11 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from intaglio.errors import ConfigError, ConversionError, NothingQuantizedError
 from intaglio.nn.quantized import QuantizedModule
+from intaglio.observer import ObserverBase
 from intaglio.qconfig import QConfig, dynamic_qconfig_of
 from intaglio.qparams import QuantizedType, parse_dtype
 from intaglio.rules import OpRule, Rules, all_rules, rule_of, why_no_rule
@@ -83,30 +85,37 @@ def _rule_from(kind: type[nn.Module], make: Callable[..., nn.Module]) -> OpRule:
 
 def plan_dynamic(model: nn.Module, spec: Spec, rules: Rules) -> Plan:
     """Decide for every module of `model`; `NothingQuantizedError` if none would be quantized."""
-    _check_keys(model, spec)
-    plan, seen = Plan(), dict[int, list[str]]()
-    for path, module in model.named_modules(remove_duplicate=False):
-        seen.setdefault(id(module), []).append(path)
-    inside: list[str] = []
+    paths = _paths_of(model)
+    _check_keys(spec, {path for all_of_one in paths.values() for path in all_of_one})
+    plan, inside = Plan(), list[str]()
     for path, module in model.named_modules():
         if any(path.startswith(prefix) for prefix in inside):
             continue
+        children = path + "." if path else ""
         if isinstance(module, QuantizedModule):
-            inside.append(path + ".")
+            inside.append(children)
             continue
-        qconfig = _qconfig_of(model, path, spec, rules)
+        qconfig = _qconfig_of(model, paths[id(module)], spec, rules)
         rule = rule_of(module, rules)
         reason = _reason_to_keep(module, rule, qconfig, rules)
         if reason is None:
             assert rule is not None
             assert qconfig is not None
-            plan.replacements.append(Replacement(module, rule, qconfig, tuple(seen[id(module)])))
-            inside.append(path + ".")
+            plan.replacements.append(Replacement(module, rule, qconfig, tuple(paths[id(module)])))
+            inside.append(children)
         elif any(True for _ in module.parameters(recurse=False)):
             plan.kept[path] = reason
     if not plan.replacements:
         raise NothingQuantizedError(_nothing_message(model, spec, plan))
     return plan
+
+
+def _paths_of(model: nn.Module) -> dict[int, list[str]]:
+    """Every path of every module, by the module's id: one that is used in two places has two."""
+    paths: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
+    return paths
 
 
 def _reason_to_keep(
@@ -122,26 +131,37 @@ def _reason_to_keep(
     return rule.refuse(module, qconfig)
 
 
-def _qconfig_of(model: nn.Module, path: str, spec: Spec, rules: Rules) -> QConfig | None:
+def _qconfig_of(model: nn.Module, paths: list[str], spec: Spec, rules: Rules) -> QConfig | None:
+    """What the specification says of one module, at whichever of its paths it says something."""
+    said = [(path, *found) for path in paths if (found := _said_of(model, path, spec, rules))]
+    for path, qconfig in said[1:]:
+        if qconfig is not said[0][1]:
+            raise ConfigError(
+                f"'{said[0][0]}' and '{path}' are one module, but qconfig_spec asks for two things: "
+                "give both the same qconfig"
+            )
+    return said[0][1] if said else None
+
+
+def _said_of(model: nn.Module, path: str, spec: Spec, rules: Rules) -> tuple[QConfig | None] | None:
     """Its own name before its type; the nearest ancestor that the specification knows before others."""
     parts = path.split(".") if path else []
     for length in range(len(parts), -1, -1):
         name = ".".join(parts[:length])
         if name in spec:
-            return spec[name]
+            return (spec[name],)
         at = model.get_submodule(name)
         if type(at) in spec:
-            return spec[type(at)]
+            return (spec[type(at)],)
         rule = rule_of(at, rules)
         if rule is not None:
             for kind in (*rule.all_float_types(), *rule.covers):
                 if kind in spec:
-                    return spec[kind]
+                    return (spec[kind],)
     return None
 
 
-def _check_keys(model: nn.Module, spec: Spec) -> None:
-    names = {path for path, _ in model.named_modules()}
+def _check_keys(spec: Spec, names: set[str]) -> None:
     for key, qconfig in spec.items():
         if isinstance(key, str) and key not in names:
             near = difflib.get_close_matches(key, names, n=3)
@@ -154,10 +174,18 @@ def _check_keys(model: nn.Module, spec: Spec) -> None:
                 f"qconfig_spec[{key!r}] is {qconfig!r}: use an intaglio.QConfig, for instance "
                 "intaglio.default_dynamic_qconfig, or None to keep the module in float"
             )
+        for name in () if qconfig is None else qconfig._fields:
+            observer = getattr(qconfig, name)()
+            if not isinstance(observer, ObserverBase):
+                raise ConfigError(
+                    f"qconfig_spec[{key!r}]: its {name} gives {type(observer).__name__}, not an observer of "
+                    "intaglio: use for instance PerChannelMinMaxObserver.with_args()"
+                )
 
 
 def _nothing_message(model: nn.Module, spec: Spec, plan: Plan) -> str:
-    if isinstance(model, QuantizedModule) or any(isinstance(m, QuantizedModule) for m in model.modules()):
+    already = sum(isinstance(module, QuantizedModule) for module in model.modules())
+    if already and not plan.kept:
         return "nothing to quantize: the model is already quantized"
     wanted = ", ".join(sorted(k.__name__ if isinstance(k, type) else repr(k) for k in spec)) or "nothing"
     held = sorted(
@@ -166,15 +194,23 @@ def _nothing_message(model: nn.Module, spec: Spec, plan: Plan) -> str:
     reasons = sorted({reason for reason in plan.kept.values() if reason != "not asked for"})
     return (
         f"nothing was quantized: asked for {wanted}; the model's modules with parameters are "
-        f"{', '.join(held) or 'none'}" + (f" ({'; '.join(reasons)})" if reasons else "")
+        f"{', '.join(held) or 'none'}"
+        + (f" ({'; '.join(reasons)})" if reasons else "")
+        + (f"; {already} modules are quantized already" if already else "")
     )
 
 
 def refuse_model(model: Any) -> None:
-    """Raise `ConversionError` for what is not an `nn.Module` on the CPU."""
+    """Raise `ConversionError` for what is not an `nn.Module` with data on the CPU."""
     if not isinstance(model, nn.Module):
         raise ConversionError(f"quantize_dynamic takes an nn.Module, not {type(model).__name__}")
     for name, parameter in model.named_parameters():
+        if is_lazy(parameter):
+            raise ConversionError(
+                f"parameter '{name}' has no data yet (lazy module): run the model once first"
+            )
+        if parameter.is_meta:
+            raise ConversionError(f"parameter '{name}' has no data (meta device): load the weights first")
         if parameter.device.type != "cpu":
             raise ConversionError(
                 f"parameter '{name}' is on {parameter.device}: int8 kernels run on the CPU; "

@@ -6,6 +6,7 @@ the qconfig says otherwise. May import ops, rules, quantized, linear_half and er
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
 from intaglio.ops.linear import run_linear_dynamic
 from intaglio.ops.packing import MAX_K, pack_weight, unpack_weight
 from intaglio.qconfig import QConfig
-from intaglio.qparams import FLOAT16, INT8, PerRow, QParams
+from intaglio.qparams import FLOAT16, INT8, PerRow, QParams, quantize
 from intaglio.qtensor import QTensor
 from intaglio.rules import Example, OpRule, register_rule
 
@@ -26,21 +27,35 @@ __all__ = ["DynamicLinear", "quantize_weight"]
 _is_compiling = torch.compiler.is_compiling
 
 
+BLOCK_VALUES = 1 << 18
+"""Weights are quantized this many at a time: temporaries stay in the cache, and small beside a layer."""
+
+
 def quantize_weight(weight: Tensor, qconfig: QConfig, path: str) -> tuple[Tensor, Tensor]:
     """The int8 form of a weight and one float32 scale for each index of axis 0, as `qconfig.weight` says.
 
     `ConfigError`, naming the module, for a weight that is not finite or an observer that is not symmetric.
     """
     weight = weight.detach().to(torch.float32)
-    if not bool(torch.isfinite(weight).all()):
-        raise ConfigError(f"'{path}': its weight holds NaN or infinity and cannot be quantized")
     observer = qconfig.weight()
     observer(weight)
-    qparams = observer.choose()
+    try:
+        qparams = observer.choose()
+    except ConfigError as error:
+        raise ConfigError(f"'{path}': its weight cannot be quantized: {error}") from error
     if qparams.dtype is not INT8 or bool((qparams.zero_point != 0).any()):
         raise ConfigError(f"'{path}': its qconfig's weight observer must be symmetric int8")
+    if qparams.axis not in (None, 0):
+        raise ConfigError(f"'{path}': its qconfig's weight observer must look at axis 0, not {qparams.axis}")
     scale = qparams.scale.expand(weight.shape[0]).contiguous()
-    return QTensor.quantize(weight, qparams).data, scale
+    zero_point = torch.zeros_like(scale, dtype=torch.int32)
+    data = torch.empty(weight.shape, dtype=torch.int8)
+    rows = max(1, BLOCK_VALUES // max(1, weight[0].numel()))
+    for begin in range(0, len(weight), rows):
+        block = slice(begin, begin + rows)
+        part = replace(qparams, scale=scale[block], zero_point=zero_point[block], axis=0)
+        data[block] = quantize(weight[block], part)
+    return data, scale
 
 
 @register_quantized
@@ -93,11 +108,12 @@ class DynamicLinear(QuantizedModule):
             if shape and shape[-1] == self.in_features:
                 # From the dict: nn.Module's attribute access to a buffer takes longer than the kernel's call.
                 packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
-                return run_linear_dynamic(x, packed, self.out_features, self.per_row)
+                y = run_linear_dynamic(x, packed, self.out_features, self.per_row)
+                return self.refuse_gradient(x, y) if x.requires_grad else y
         self.check_input(x, self.in_features)
         op = torch.ops.intaglio.linear_dynamic
-        y: Tensor = op(x, self.packed, self.out_features, self.per_row, False, 0.0, 0.0)
-        return y
+        output: Tensor = op(x, self.packed, self.out_features, self.per_row, False, 0.0, 0.0)
+        return output
 
     @property
     def weight(self) -> QTensor:

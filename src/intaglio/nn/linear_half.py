@@ -74,14 +74,17 @@ class HalfLinear(QuantizedModule):
             and x.dtype is torch.float32
             and x.is_cpu
             and not self.training
-            and x.dim() > 0
-            and x.shape[-1] == self.in_features
             and not _is_compiling()
         ):
-            return run_linear_half(x, self.packed, self.out_features)
+            shape = x.shape
+            if shape and shape[-1] == self.in_features:
+                # From the dict: nn.Module's attribute access to a buffer takes longer than the kernel's call.
+                packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
+                y = run_linear_half(x, packed, self.out_features)
+                return self.refuse_gradient(x, y) if x.requires_grad else y
         self.check_input(x, self.in_features)
-        y: Tensor = torch.ops.intaglio.linear_half(x, self.packed, self.out_features)
-        return y
+        output: Tensor = torch.ops.intaglio.linear_half(x, self.packed, self.out_features)
+        return output
 
     @property
     def weight(self) -> Tensor:

@@ -15,7 +15,16 @@ from torch import Tensor, nn
 
 from intaglio.errors import ConfigError, InputError
 
-__all__ = ["QuantizedModule", "StateSpec", "quantized_class", "register_quantized"]
+__all__ = ["HOOKS", "QuantizedModule", "StateSpec", "quantized_class", "register_quantized"]
+
+HOOKS = (
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_hooks_always_called",
+)
+"""Where `nn.Module` keeps what `register_forward_hook` and `register_forward_pre_hook` were given."""
 
 StateSpec = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
@@ -105,6 +114,16 @@ class QuantizedModule(nn.Module):
                 f"but its last dimension must be {features}"
             )
 
+    def refuse_gradient(self, x: Tensor, y: Tensor) -> Tensor:
+        """`y`, computed from `x` behind autograd's back, such that asking for the gradient of `x` raises.
+
+        For the direct call of a kernel; the ops of `torch.library` refuse by themselves.
+        """
+        if not torch.is_grad_enabled():
+            return y
+        refused: Tensor = _RefusedGradient.apply(x, y, self.where())  # type: ignore[no-untyped-call]
+        return refused
+
     def twin(self, path: str) -> QuantizedModule:
         """Another module with the same weights: not a copy of them."""
         other = type(self).from_config(self.config())
@@ -119,8 +138,8 @@ class QuantizedModule(nn.Module):
         other.training = self.training
         other._buffers = copy.deepcopy(self._buffers, memo)
         other._modules = copy.deepcopy(self._modules, memo)
-        other._forward_pre_hooks = copy.deepcopy(self._forward_pre_hooks, memo)
-        other._forward_hooks = copy.deepcopy(self._forward_hooks, memo)
+        for name in HOOKS:
+            setattr(other, name, copy.deepcopy(getattr(self, name), memo))
         return other
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -161,14 +180,30 @@ class QuantizedModule(nn.Module):
             "state": self.plain_state(),
             "path": self.path,
             "training": self.training,
-            "hooks": (self._forward_pre_hooks, self._forward_hooks),
+            "hooks": {name: getattr(self, name) for name in HOOKS},
         }
 
     def __setstate__(self, saved: dict[str, Any]) -> None:
         self.__dict__.update(type(self).from_config(saved["config"]).__dict__)
         self.load_plain_state(saved["state"])
         self.path, self.training = saved["path"], saved["training"]
-        self._forward_pre_hooks, self._forward_hooks = saved["hooks"]
+        self.__dict__.update(saved["hooks"])
+
+
+class _RefusedGradient(torch.autograd.Function):
+    """Gives its second argument; backward raises."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, y: Tensor, where: str) -> Tensor:
+        ctx.where = where
+        return y
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        raise InputError(
+            f"{ctx.where} has no gradient: quantized modules are for inference. Train the float model, or "
+            "keep the layers that need gradients in float"
+        )
 
 
 def register_quantized(cls: _Class) -> _Class:

@@ -7,6 +7,8 @@ May import library, _core and errors.
 
 from __future__ import annotations
 
+from math import prod
+
 import torch
 from torch import Tensor
 
@@ -57,11 +59,10 @@ def run_linear_half(x: Tensor, packed: Tensor, out_features: int, addend: Tensor
     """
     if not x.is_contiguous():
         x = x.contiguous()
-    shape = x.shape
-    y = _empty(*shape[:-1], out_features)
-    rows = y.numel() // out_features if out_features else 0
+    *outer, k = x.shape
+    y = _empty(*outer, out_features)
     base = 0 if addend is None else addend.data_ptr()
-    _core.linear_half(x.data_ptr(), rows, shape[-1], packed.data_ptr(), base, y.data_ptr(), _threads())
+    _core.linear_half(x.data_ptr(), prod(outer), k, packed.data_ptr(), base, y.data_ptr(), _threads())
     return y
 
 
