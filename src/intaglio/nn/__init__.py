@@ -7,5 +7,16 @@ from intaglio.nn.linear import DynamicLinear
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.nn.rnn import DynamicGRU, DynamicLSTM, DynamicRNN
+from intaglio.nn.rnn_cells import DynamicGRUCell, DynamicLSTMCell, DynamicRNNCell
 
-__all__ = ["DynamicGRU", "DynamicLSTM", "DynamicLinear", "DynamicRNN", "HalfLinear", "QuantizedModule"]
+__all__ = [
+    "DynamicGRU",
+    "DynamicGRUCell",
+    "DynamicLSTM",
+    "DynamicLSTMCell",
+    "DynamicLinear",
+    "DynamicRNN",
+    "DynamicRNNCell",
+    "HalfLinear",
+    "QuantizedModule",
+]
