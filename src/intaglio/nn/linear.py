@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from intaglio.errors import ConfigError
 from intaglio.nn.linear_half import HalfLinear
@@ -110,6 +111,8 @@ class DynamicLinear(QuantizedModule):
                 packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
                 y = run_linear_dynamic(x, packed, self.out_features, self.per_row)
                 return self.refuse_gradient(x, y) if x.requires_grad else y
+        if isinstance(x, Proxy):
+            return self.as_fx_node(x)
         self.check_input(x, self.in_features)
         op = torch.ops.intaglio.linear_dynamic
         output: Tensor = op(x, self.packed, self.out_features, self.per_row, False, 0.0, 0.0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.fx import Proxy
 
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
 from intaglio.ops.half import pack_half_weight, run_linear_half, unpack_half_weight
@@ -82,6 +83,8 @@ class HalfLinear(QuantizedModule):
                 packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
                 y = run_linear_half(x, packed, self.out_features)
                 return self.refuse_gradient(x, y) if x.requires_grad else y
+        if isinstance(x, Proxy):
+            return self.as_fx_node(x)
         self.check_input(x, self.in_features)
         output: Tensor = torch.ops.intaglio.linear_half(x, self.packed, self.out_features)
         return output

@@ -114,6 +114,10 @@ class QuantizedModule(nn.Module):
                 f"but its last dimension must be {features}"
             )
 
+    def as_fx_node(self, x: Any, *others: Any) -> Any:
+        """What `forward` gives for a proxy of `torch.fx`: one node, as for torch's own modules."""
+        return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, *others), {})
+
     def refuse_gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """`y`, computed from `x` behind autograd's back, such that asking for the gradient of `x` raises.
 

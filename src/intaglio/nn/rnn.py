@@ -11,6 +11,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from intaglio.errors import ConfigError, InputError
@@ -63,8 +64,11 @@ def float_cell_bytes(shape: CellShape, has_bias: bool) -> int:
 def run_cells(
     x: Tensor, batch_sizes: Tensor | None, h: Tensor, c: Tensor | None, cells: list[Tensor], directions: int
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """The op itself, or in eager mode what it calls."""
-    if _is_compiling():
+    """The op itself, or in eager mode, where no gradient could be asked for, what it calls."""
+    if _is_compiling() or (
+        torch.is_grad_enabled()
+        and (x.requires_grad or h.requires_grad or (c is not None and c.requires_grad))
+    ):
         found: tuple[Tensor, Tensor, Tensor] = torch.ops.intaglio.recurrent_dynamic(
             x, batch_sizes, h, c, cells, directions
         )
@@ -276,6 +280,8 @@ class DynamicLSTM(RecurrentLayers):
         self, input: Tensor | PackedSequence, hx: tuple[Tensor, Tensor] | None = None
     ) -> tuple[Tensor | PackedSequence, States]:
         """The outputs, and `(h_n, c_n)`."""
+        if isinstance(input, Proxy):
+            return self.as_fx_node(input, hx)
         if hx is not None and (not isinstance(hx, (tuple, list)) or len(hx) != 2):
             raise InputError(f"{self.where()}: hx must be the pair (h_0, c_0), not {type(hx).__name__}")
         return self._run(input, hx)
@@ -286,6 +292,8 @@ class _OneState(RecurrentLayers):
         self, input: Tensor | PackedSequence, hx: Tensor | None = None
     ) -> tuple[Tensor | PackedSequence, Tensor]:
         """The outputs, and `h_n`."""
+        if isinstance(input, Proxy):
+            return self.as_fx_node(input, hx)
         y, (h_n,) = self._run(input, None if hx is None else (hx,))
         return y, h_n
 

@@ -10,6 +10,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from intaglio.errors import ConfigError, InputError
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
@@ -128,6 +129,8 @@ class DynamicLSTMCell(RecurrentCell):
 
     def forward(self, input: Tensor, hx: tuple[Tensor, Tensor] | None = None) -> States:
         """The new states `(h, c)`."""
+        if isinstance(input, Proxy):
+            return self.as_fx_node(input, hx)
         if hx is not None and (not isinstance(hx, (tuple, list)) or len(hx) != 2):
             raise InputError(f"{self.where()}: hx must be the pair (h, c), not {type(hx).__name__}")
         return self._run(input, hx)
@@ -136,6 +139,8 @@ class DynamicLSTMCell(RecurrentCell):
 class _OneState(RecurrentCell):
     def forward(self, input: Tensor, hx: Tensor | None = None) -> Tensor:
         """The new state `h`."""
+        if isinstance(input, Proxy):
+            return self.as_fx_node(input, hx)
         return self._run(input, None if hx is None else (hx,))[0]
 
 
