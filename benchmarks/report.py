@@ -88,7 +88,7 @@ def _render_network(results: Sequence[CaseResult]) -> list[str]:
         for name, first in of_case[0].entries.items():
             row = [_name_entry(name, first), _format_sqnr(first)]
             for result in of_case:
-                row += _format_entry(result.entries[name])
+                row += _format_entry(result.entries[name], is_ours=name == OURS)
             rows.append(row)
         shares = ", ".join(
             f"{_format_share(result.entries[OURS], '.0%')} at {_name_threads(result.threads)}"
@@ -150,10 +150,10 @@ def _name_entry(name: str, entry: Entry) -> str:
     return f"{name} (computes this in float)" if entry.stays_float else name
 
 
-def _format_entry(entry: Entry) -> list[str]:
+def _format_entry(entry: Entry, *, is_ours: bool) -> list[str]:
     if entry.seconds is None:
         return [f"cannot: {entry.refusal}", "-"]
-    return [_format_spread(entry.seconds, 1e3), _format_ratio(entry, with_quartiles=True)]
+    return [_format_spread(entry.seconds, 1e3), _format_ratio(entry, with_quartiles=not is_ours)]
 
 
 def _format_ratio(entry: Entry, *, with_quartiles: bool) -> str:
