@@ -22,8 +22,8 @@ from intaglio.ops.reference_rnn import recurrent_layers, sigmoid, tanh
 LAYERS = {"LSTM": nn.LSTM, "GRU": nn.GRU, "RNN": nn.RNN}
 
 
-def quantized(module: nn.Module) -> RecurrentLayers:
-    form = intaglio.quantize_dynamic(nn.Sequential(module.eval()))[0]
+def quantized(module: nn.Module, dtype: str = "int8") -> RecurrentLayers:
+    form = intaglio.quantize_dynamic(nn.Sequential(module.eval()), dtype=dtype)[0]
     assert isinstance(form, RecurrentLayers)
     return form
 
@@ -83,11 +83,13 @@ def states_of(form: RecurrentLayers, batch: int) -> list[Tensor]:
 
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("num_layers", [1, 3])
-def test_options_equal_reference_and_match_float(kind: str, bidirectional: bool, num_layers: int) -> None:
+@pytest.mark.parametrize(("num_layers", "dtype"), [(1, "int8"), (3, "int8"), (2, "float16")])
+def test_options_equal_reference_and_match_float(
+    kind: str, bidirectional: bool, num_layers: int, dtype: str
+) -> None:
     for bias, batch in ((True, 5), (False, 1)):
         module = LAYERS[kind](13, 21, num_layers, bias=bias, bidirectional=bidirectional)
-        form, x = quantized(module), torch.randn(6, batch, 13)
+        form, x = quantized(module, dtype), torch.randn(6, batch, 13)
         states = states_of(form, batch)
         check_equals_reference(form, x, states)
         check_like_float(module, form, x)
@@ -95,9 +97,10 @@ def test_options_equal_reference_and_match_float(kind: str, bidirectional: bool,
 
 
 @pytest.mark.parametrize("bidirectional", [False, True])
-def test_projected_lstm(bidirectional: bool) -> None:
+@pytest.mark.parametrize("dtype", ["int8", "float16"])
+def test_projected_lstm(bidirectional: bool, dtype: str) -> None:
     module = nn.LSTM(13, 21, 2, proj_size=6, bidirectional=bidirectional)
-    form, x = quantized(module), torch.randn(6, 3, 13)
+    form, x = quantized(module, dtype), torch.randn(6, 3, 13)
     check_equals_reference(form, x, states_of(form, 3))
     check_like_float(module, form, x, tuple(states_of(form, 3)), floor=30.0)
 
@@ -123,12 +126,12 @@ def test_batch_first_unbatched_and_dropout(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", LAYERS)
 @pytest.mark.parametrize("bidirectional", [False, True])
-@pytest.mark.parametrize("threads", [1, 2])
-def test_packed_sequences(kind: str, bidirectional: bool, threads: int) -> None:
+@pytest.mark.parametrize(("threads", "dtype"), [(1, "int8"), (2, "int8"), (1, "float16")])
+def test_packed_sequences(kind: str, bidirectional: bool, threads: int, dtype: str) -> None:
     # pytorch/pytorch#32676 and PAINS 18: inputs of variable length.
     torch.set_num_threads(threads)
     module = LAYERS[kind](9, 14, 2, bidirectional=bidirectional)
-    form = quantized(module)
+    form = quantized(module, dtype)
     lengths = [3, 7, 1, 7, 4, 2, 6, 5, 9, 1]
     sequences = [torch.randn(length, 9) for length in lengths]
     packed = pack_sequence(sequences, enforce_sorted=False)
@@ -251,6 +254,15 @@ def test_training_mode_is_refused() -> None:
         form(torch.randn(2, 3, 6))
 
 
+def test_float16_weights_carry_infinity_as_float_does() -> None:
+    module = nn.GRU(6, 10)
+    form, x = quantized(module, "float16"), torch.randn(7, 3, 6)
+    x[4, 1, 2] = torch.inf
+    with torch.no_grad():
+        expected = module(x)[0]
+    assert torch.allclose(form(x)[0], expected, atol=1e-3, equal_nan=True)
+
+
 @pytest.mark.parametrize("kind", LAYERS)
 def test_state_has_torch_names_and_travels(kind: str) -> None:
     module = LAYERS[kind](6, 10, 2, bidirectional=True)
@@ -260,6 +272,9 @@ def test_state_has_torch_names_and_travels(kind: str) -> None:
     for name, tensor in module.state_dict().items():
         back = state[name].float() * state[f"{name}_scale"][:, None] if "weight" in name else state[name]
         assert torch.allclose(back, tensor, atol=2e-3, rtol=0)
+    half = quantized(module, "float16")
+    assert set(half.state_dict()) == set(module.state_dict())
+    assert torch.equal(half.state_dict()["weight_hh_l1"], module.weight_hh_l1.half())
     other = quantized(LAYERS[kind](6, 10, 2, bidirectional=True))
     other.load_state_dict(state)
     for twin in (other, copy.deepcopy(form), pickle.loads(pickle.dumps(form))):

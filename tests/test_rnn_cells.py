@@ -22,8 +22,8 @@ CELLS = {
 }
 
 
-def quantized(module: nn.Module) -> RecurrentCell:
-    form = intaglio.quantize_dynamic(nn.Sequential(module.eval()))[0]
+def quantized(module: nn.Module, dtype: str = "int8") -> RecurrentCell:
+    form = intaglio.quantize_dynamic(nn.Sequential(module.eval()), dtype=dtype)[0]
     assert isinstance(form, RecurrentCell)
     return form
 
@@ -34,11 +34,11 @@ def flat(found: Tensor | tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 @pytest.mark.parametrize("isa", _core.available_isas())
 @pytest.mark.parametrize("mode", CELLS)
-@pytest.mark.parametrize("bias", [True, False])
-def test_equals_reference_and_matches_float(mode: str, bias: bool, isa: str) -> None:
+@pytest.mark.parametrize(("bias", "dtype"), [(True, "int8"), (False, "int8"), (True, "float16")])
+def test_equals_reference_and_matches_float(mode: str, bias: bool, dtype: str, isa: str) -> None:
     _core.force_isa(isa)
     module = CELLS[mode](bias=bias)
-    form = quantized(module)
+    form = quantized(module, dtype)
     for shape in ((5,), ()):
         x, h, c = torch.randn(*shape, 13), torch.randn(*shape, 21) * 0.5, torch.randn(*shape, 21)
         hx: Any = (h, c) if mode == "LSTM" else h

@@ -23,8 +23,8 @@ Weights weights_at(const Addresses& at) {
           pointer<Weight>(at[4]), pointer<Float>(at[5]), pointer<Float>(at[6]),  pointer<Float>(at[7])};
 }
 
-CellShape shape_of(int kind, int64_t input, int64_t hidden, int64_t projection) {
-  return {static_cast<CellKind>(kind), input, hidden, projection};
+CellShape shape_of(int kind, int weight, int64_t input, int64_t hidden, int64_t projection) {
+  return {static_cast<CellKind>(kind), static_cast<CellWeight>(weight), input, hidden, projection};
 }
 
 void run(uintptr_t x, int64_t steps, int64_t batch, uintptr_t batch_sizes, const Addresses& cells,
@@ -42,24 +42,24 @@ void run(uintptr_t x, int64_t steps, int64_t batch, uintptr_t batch_sizes, const
 void bind_recurrent(nb::module_& m) {
   m.def(
       "packed_cell_bytes",
-      [](int kind, int64_t input, int64_t hidden, int64_t projection) {
-        return packed_cell_bytes(shape_of(kind, input, hidden, projection));
+      [](int kind, int weight, int64_t input, int64_t hidden, int64_t projection) {
+        return packed_cell_bytes(shape_of(kind, weight, input, hidden, projection));
       },
-      "kind"_a, "input"_a, "hidden"_a, "projection"_a);
+      "kind"_a, "weight"_a, "input"_a, "hidden"_a, "projection"_a);
   m.def(
       "pack_cell",
-      [](int kind, int64_t input, int64_t hidden, int64_t projection, const Addresses& plain,
+      [](int kind, int weight, int64_t input, int64_t hidden, int64_t projection, const Addresses& plain,
          uintptr_t packed) {
         const nb::gil_scoped_release release;
-        pack_cell(shape_of(kind, input, hidden, projection),
-                  weights_at<PlainCell, const int8_t, const float>(plain), pointer<uint8_t>(packed));
+        pack_cell(shape_of(kind, weight, input, hidden, projection),
+                  weights_at<PlainCell, const void, const float>(plain), pointer<uint8_t>(packed));
       },
-      "kind"_a, "input"_a, "hidden"_a, "projection"_a, "plain"_a, "packed"_a);
+      "kind"_a, "weight"_a, "input"_a, "hidden"_a, "projection"_a, "plain"_a, "packed"_a);
   m.def(
       "unpack_cell",
       [](uintptr_t packed, const Addresses& plain) {
         const nb::gil_scoped_release release;
-        unpack_cell(pointer<const uint8_t>(packed), weights_at<UnpackedCell, int8_t, float>(plain));
+        unpack_cell(pointer<const uint8_t>(packed), weights_at<UnpackedCell, void, float>(plain));
       },
       "packed"_a, "plain"_a);
   m.def(
@@ -67,9 +67,10 @@ void bind_recurrent(nb::module_& m) {
       [](uintptr_t packed) {
         Isa isa;
         const CellShape s = packed_cell_shape(pointer<const uint8_t>(packed), &isa);
-        return nb::make_tuple(static_cast<int>(s.kind), s.input, s.hidden, s.projection, isa_name(isa));
+        return nb::make_tuple(static_cast<int>(s.kind), static_cast<int>(s.weight), s.input, s.hidden,
+                              s.projection, isa_name(isa));
       },
-      "packed"_a, "(kind, input, hidden, projection, instruction set) of a packed cell.");
+      "packed"_a, "(kind, weight, input, hidden, projection, instruction set) of a packed cell.");
   m.def("run_recurrent", &run, "x"_a, "steps"_a, "batch"_a, "batch_sizes"_a, "cells"_a, "directions"_a, "y"_a,
         "h"_a, "c"_a, "threads"_a);
 }

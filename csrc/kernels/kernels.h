@@ -175,6 +175,21 @@ struct RecurrentStepArgs {
   void* scratch;  // gemm_scratch_bytes(m, k_padded) of the table, 64-byte aligned
 };
 
+// The gates alone, from pre-activations that are whole: those of the GRU's n but for its input's part,
+// which `pre` has. Both have the columns of a packed cell.
+struct ApplyGatesArgs {
+  const float* gates;  // (m, n_padded), rows gates_stride apart
+  int64_t gates_stride;
+  const float* pre;  // GRU only: (m, n_padded), rows pre_stride apart
+  int64_t pre_stride;
+  int64_t m, units;
+  float* c;  // these four and `relu` as in RecurrentStepArgs
+  float* h;
+  float* y;
+  int64_t y_stride;
+  bool relu;
+};
+
 // ---- The table ------------------------------------------------------------------------------------
 
 struct KernelTable {

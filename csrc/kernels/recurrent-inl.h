@@ -1,81 +1,30 @@
 // One time step of LSTM, GRU and RNN: the int8 product of the quantized state, then the gates.
 //
 // The columns of the packed weight are the gates of kLanes hidden units side by side (i f g o of the
-// same units), so that a tile's sums are in L1 when its units are finished. The arithmetic of a unit is
-// docs/numerics.md, section "Gates".
+// same units), so that a tile's sums are in L1 when its units are finished.
 #pragma once
 
-#include "exp2-inl.h"
+#include "gates-inl.h"
 #include "gemm-inl.h"
 
 namespace intaglio {
 namespace {
 
-// Where kLanes units of one row stand: their sums, the parameters of their columns, their states.
-struct Units {
+// Pre-activations from int32 sums, the parameters of their columns and the input's part.
+struct SummedGates {
   const Panel& panel;
   const int32_t* sums;  // gate g of these units is at sums + g * kLanes
   int64_t column;       // in the panel, of the first gate
-  const float* pre;     // the input's part of the gates, as sums
+  const float* pre;     // as sums
   I zero_point;
   F row_scale;
-  float* c;  // the units' cell state, hidden state and output
-  float* h;
-  float* y;  // or nullptr
-  int n;     // units that exist, of kLanes
 
-  F gate(int g, F base) const {
+  F on(int g, F base) const {
     return scaled(load_int(sums + g * kLanes), panel, column + g * kLanes, zero_point, row_scale, base);
   }
-  F gate(int g) const { return gate(g, load(pre + g * kLanes)); }
-  void put(F value) const {
-    store_n(h, value, n);
-    if (y != nullptr) store_n(y, value, n);
-  }
-};
-
-struct Lstm {
-  static constexpr int kGates = 4;
-  // c' = sigmoid(f) c + sigmoid(i) tanh(g);  h' = sigmoid(o) tanh(c')
-  static void finish(const Units& u) {
-    const F one = set(1.0f);
-    const F i = add(one, bounded_exp2(u.gate(0), kMinusLog2E));
-    const F f = add(one, bounded_exp2(u.gate(1), kMinusLog2E));
-    const F eg = bounded_exp2(u.gate(2), kMinusTwoLog2E);
-    const F o = add(one, bounded_exp2(u.gate(3), kMinusLog2E));
-    const F ig = mul(i, add(one, eg));
-    const F c = div(fma(load_n(u.c, u.n), ig, mul(sub(one, eg), f)), mul(ig, f));
-    store_n(u.c, c, u.n);
-    const F ec = bounded_exp2(c, kMinusTwoLog2E);
-    u.put(div(sub(one, ec), mul(add(one, ec), o)));
-  }
-};
-
-struct Gru {
-  static constexpr int kGates = 3;
-  // n = tanh(n_x + sigmoid(r) n_h);  h' = (1 - sigmoid(z)) n + sigmoid(z) h
-  static void finish(const Units& u) {
-    const F one = set(1.0f);
-    const F r = div(one, add(one, bounded_exp2(u.gate(0), kMinusLog2E)));
-    const F ez = bounded_exp2(u.gate(1), kMinusLog2E);
-    const F n_h = u.gate(2, load(u.panel.bias + u.column + 2 * kLanes));
-    const F en = bounded_exp2(fma(r, n_h, load(u.pre + 2 * kLanes)), kMinusTwoLog2E);
-    const F n = add(one, en);
-    u.put(div(fma(load_n(u.h, u.n), n, mul(sub(one, en), ez)), mul(n, add(one, ez))));
-  }
-};
-
-struct RnnTanh {
-  static constexpr int kGates = 1;
-  static void finish(const Units& u) {
-    const F one = set(1.0f), e = bounded_exp2(u.gate(0), kMinusTwoLog2E);
-    u.put(div(sub(one, e), add(one, e)));
-  }
-};
-
-struct RnnRelu {
-  static constexpr int kGates = 1;
-  static void finish(const Units& u) { u.put(max(set(0.0f), u.gate(0))); }
+  F of(int g) const { return on(g, load(pre + g * kLanes)); }
+  F hidden_part() const { return on(2, load(panel.bias + column + 2 * kLanes)); }
+  F input_part() const { return load(pre + 2 * kLanes); }
 };
 
 // Taller tiles have more row addresses than general registers.
@@ -128,12 +77,13 @@ void finish_units(const RecurrentStepArgs& args, const Panel& panel, int64_t vec
   int64_t unit = panel.first_column / Cell::kGates;
   for (int64_t column = 0; column < vectors * kLanes; column += kWidth, unit += kLanes) {
     const int64_t left = args.units - unit;
-    Cell::finish({panel, sums + column, column,
-                  args.pre + row * args.pre_stride + panel.first_column + column,
-                  set_int(args.row_zero_point[row]), set(args.row_scale[row]),
-                  args.c == nullptr ? nullptr : args.c + states + unit, args.h + states + unit,
-                  args.y == nullptr ? nullptr : args.y + row * args.y_stride + unit,
-                  static_cast<int>(left < kLanes ? left : kLanes)});
+    Cell::finish(Units<SummedGates>{
+        {panel, sums + column, column, args.pre + row * args.pre_stride + panel.first_column + column,
+         set_int(args.row_zero_point[row]), set(args.row_scale[row])},
+        args.c == nullptr ? nullptr : args.c + states + unit,
+        args.h + states + unit,
+        args.y == nullptr ? nullptr : args.y + row * args.y_stride + unit,
+        static_cast<int>(left < kLanes ? left : kLanes)});
   }
 }
 

@@ -1,15 +1,11 @@
 // One layer, one direction, one block of the batch: see chain.h.
 #include "chain.h"
 
-#include "gemm.h"
-
 namespace intaglio {
 namespace {
 
 // Pre-activations of a chunk, beside the weights of the recurrence in L2.
 constexpr int64_t kChunkBytes = 256 * 1024;
-
-int64_t depth_of(int64_t k) { return (std::max<int64_t>(k, 1) + 3) / 4 * 4; }
 
 }  // namespace
 
@@ -44,30 +40,23 @@ Chain::Chain(const ChainTask& task, const Timeline& timeline, int64_t buffers)
       buffers_(buffers),
       chunk_steps_(std::clamp<int64_t>(kChunkBytes / std::max<int64_t>(1, block_ * cell_.columns * 4), 1,
                                        std::max<int64_t>(1, timeline.steps()))),
-      input_depth_(depth_of(cell_.shape.input)),
-      state_depth_(depth_of(cell_.shape.output())),
-      full_depth_(depth_of(cell_.shape.hidden)) {}
-
-void Chain::Quantized::take(Arena& arena, int64_t rows, int64_t k_padded) {
-  q = arena.take<uint8_t>(rows * k_padded);
-  stride = k_padded;
-  scale = arena.take<float>(rows);
-  zero_point = arena.take<int32_t>(rows);
-}
+      input_(cell_.shape.weight, cell_.shape.input),
+      state_(cell_.shape.weight, cell_.shape.output()),
+      whole_state_(cell_.shape.weight, cell_.shape.hidden) {}
 
 void Chain::take_memory(Arena& arena) {
   const int64_t rows = block_ * chunk_steps_;
-  input_.take(arena, rows, input_depth_);
-  state_.take(arena, block_, state_depth_);
+  input_.take_memory(arena, rows);
+  state_.take_memory(arena, block_);
   pre_ = arena.take<float>(buffers_ * rows * cell_.columns);
-  projecting_ = arena.take<uint8_t>(kernels_->gemm_scratch_bytes(rows, input_depth_));
-  int64_t recurring = kernels_->gemm_scratch_bytes(block_, state_depth_);
-  if (cell_.projection != nullptr) {
-    full_.take(arena, block_, full_depth_);
-    full_state_ = arena.take<float>(block_ * cell_.shape.hidden);
-    recurring = std::max(recurring, kernels_->gemm_scratch_bytes(block_, full_depth_));
-  }
-  recurring_ = arena.take<uint8_t>(recurring);
+  if (cell_.shape.weight == CellWeight::kHalf) gates_ = arena.take<float>(block_ * cell_.columns);
+  if (cell_.projection == nullptr) return;
+  whole_state_.take_memory(arena, block_);
+  whole_ = arena.take<float>(block_ * cell_.shape.hidden);
+}
+
+float* Chain::pre_of(int64_t chunk) const {
+  return pre_ + chunk % buffers_ * block_ * chunk_steps_ * cell_.columns;
 }
 
 // body(first row of the step's part of the block, its rows, rows of the chunk before it).
@@ -85,80 +74,100 @@ void Chain::each_step(int64_t chunk, const Body& body) const {
   }
 }
 
-void Chain::quantize(const float* x, int64_t x_stride, int64_t rows, int64_t k, const Quantized& into,
-                     int64_t first) {
-  kernels_->quantize_rows({x, x_stride, rows, k, into.q + first * into.stride, into.stride,
-                           into.scale + first, into.zero_point + first});
-}
-
-void Chain::multiply(const Quantized& a, int64_t rows, const uint8_t* packed, float* out,
-                     int64_t out_stride) {
-  GemmArgs args{};
-  args.a = a.q;
-  args.a_stride = a.stride;
-  args.m = rows;
-  args.packed = packed;
-  args.panel_end = panels_of(checked_layout(packed));
-  args.row_scale = a.scale;
-  args.row_zero_point = a.zero_point;
-  args.row_param_stride = 1;
-  args.c = out;
-  args.c_stride = out_stride;
-  args.scratch = packed == cell_.input ? projecting_ : recurring_;
-  kernels_->gemm(args);
-}
-
 void Chain::project(int64_t chunk) noexcept {
   int64_t total = 0;
   each_step(chunk, [&](int64_t row, int64_t rows, int64_t before) {
-    quantize(task_.x + row * task_.x_stride, task_.x_stride, rows, cell_.shape.input, input_, before);
+    input_.set(task_.x + row * task_.x_stride, task_.x_stride, rows, before);
     total = before + rows;
   });
-  float* pre = pre_ + chunk % buffers_ * block_ * chunk_steps_ * cell_.columns;
-  multiply(input_, total, cell_.input, pre, cell_.columns);
+  input_.multiply(total, cell_.input, nullptr, pre_of(chunk), cell_.columns);
 }
 
 void Chain::recur(int64_t chunk) noexcept {
   const int64_t output = cell_.shape.output();
-  if (chunk == 0) quantize(task_.h + task_.block.begin * output, output, block_, output, state_);
-  const float* pre = pre_ + chunk % buffers_ * block_ * chunk_steps_ * cell_.columns;
+  if (chunk == 0) state_.set(task_.h + task_.block.begin * output, output, block_);
+  const float* pre = pre_of(chunk);
   each_step(chunk, [&](int64_t row, int64_t rows, int64_t before) {
     step(pre + before * cell_.columns, rows, task_.y + row * task_.y_stride);
   });
 }
 
 void Chain::step(const float* pre, int64_t rows, float* y) {
-  const int64_t hidden = cell_.shape.hidden, output = cell_.shape.output();
+  const int64_t output = cell_.shape.output();
   float* h = task_.h + task_.block.begin * output;
   const bool projects = cell_.projection != nullptr;
+  const auto step_type = cell_.shape.weight == CellWeight::kHalf ? &Chain::step_half : &Chain::step_int8;
+  (this->*step_type)(pre, rows, projects ? whole_ : h, projects ? nullptr : y);
+  if (projects) {
+    whole_state_.set(whole_, cell_.shape.hidden, rows);
+    whole_state_.multiply(rows, cell_.projection, nullptr, h, output);
+    for (int64_t r = 0; r < rows; ++r) std::copy_n(h + r * output, output, y + r * task_.y_stride);
+  }
+  state_.set(h, output, rows);
+}
+
+void Chain::step_int8(const float* pre, int64_t rows, float* h, float* y) {
   RecurrentStepArgs args{};
-  args.q = state_.q;
-  args.q_stride = state_.stride;
+  args.q = state_.quantized();
+  args.q_stride = state_.stride();
   args.m = rows;
-  args.row_scale = state_.scale;
-  args.row_zero_point = state_.zero_point;
+  args.row_scale = state_.scale();
+  args.row_zero_point = state_.zero_point();
   args.packed = cell_.hidden;
   args.pre = pre;
   args.pre_stride = cell_.columns;
-  args.units = hidden;
-  args.c = task_.c == nullptr ? nullptr : task_.c + task_.block.begin * hidden;
-  args.h = projects ? full_state_ : h;
-  args.y = projects ? nullptr : y;
+  args.units = cell_.shape.hidden;
+  args.c = task_.c == nullptr ? nullptr : task_.c + task_.block.begin * cell_.shape.hidden;
+  args.h = h;
+  args.y = y;
   args.y_stride = task_.y_stride;
   args.relu = cell_.shape.kind == CellKind::kRelu;
   args.backward = is_backward_;
-  args.scratch = recurring_;
+  args.scratch = state_.scratch();
   is_backward_ = !is_backward_;
   const auto kernel = cell_.shape.kind == CellKind::kLstm  ? kernels_->lstm_step
                       : cell_.shape.kind == CellKind::kGru ? kernels_->gru_step
                                                            : kernels_->rnn_step;
   kernel(args);
-  if (projects) {
-    quantize(full_state_, hidden, rows, hidden, full_);
-    multiply(full_, rows, cell_.projection, h, output);
-    for (int64_t r = 0; r < rows; ++r) std::copy_n(h + r * output, output, y + r * task_.y_stride);
+}
+
+// The product is a kernel of its own here: float arithmetic outweighs what a second pass costs.
+void Chain::step_half(const float* pre, int64_t rows, float* h, float* y) {
+  const int64_t columns = cell_.columns;
+  const bool is_gru = cell_.shape.kind == CellKind::kGru;
+  const float* base = pre;
+  if (is_gru) {
+    start_gru_gates(pre, rows);
+    base = gates_;
   }
-  quantize(h, output, rows, output, state_);
+  state_.multiply(rows, cell_.hidden, base, gates_, columns);
+  ApplyGatesArgs args{};
+  args.gates = gates_;
+  args.gates_stride = columns;
+  args.pre = pre;
+  args.pre_stride = columns;
+  args.m = rows;
+  args.units = cell_.shape.hidden;
+  args.c = task_.c == nullptr ? nullptr : task_.c + task_.block.begin * cell_.shape.hidden;
+  args.h = h;
+  args.y = y;
+  args.y_stride = task_.y_stride;
+  args.relu = cell_.shape.kind == CellKind::kRelu;
+  const auto kernel = cell_.shape.kind == CellKind::kLstm ? kernels_->lstm_gates
+                      : is_gru                            ? kernels_->gru_gates
+                                                          : kernels_->rnn_gates;
+  kernel(args);
+}
+
+// r and z go on from the input's part, n from its own bias.
+void Chain::start_gru_gates(const float* pre, int64_t rows) {
+  const float* bias = cell_.hidden_bias;
+  const int64_t lanes = kernels_->lanes, columns = cell_.columns;
+  for (int64_t r = 0; r < rows; ++r)
+    for (int64_t at = 0; at < columns; at += 3 * lanes) {
+      std::copy_n(pre + r * columns + at, 2 * lanes, gates_ + r * columns + at);
+      std::copy_n(bias + at + 2 * lanes, lanes, gates_ + r * columns + at + 2 * lanes);
+    }
 }
 
 }  // namespace intaglio

@@ -1,8 +1,8 @@
 // The weights of one recurrent cell (one layer, one direction), packed into a single buffer.
 //
 // Contract: buffers are 64-byte aligned; one that was packed for another instruction set than the one in
-// use raises std::invalid_argument. Plain weights are torch's: row-major int8, the gates one below the
-// other (LSTM i f g o, GRU r z n), a float scale for each row.
+// use raises std::invalid_argument. Plain weights are torch's: row-major int8 with a float scale for each
+// row, or IEEE halves; the gates one below the other (LSTM i f g o, GRU r z n).
 //
 // Inside, the rows of both matrices are reordered so that the gates of `lanes` hidden units stand side by
 // side, and the units are padded to whole vectors with zeros. The input's matrix carries the sum of both
@@ -14,9 +14,11 @@
 namespace intaglio {
 
 enum class CellKind : int32_t { kLstm = 0, kGru = 1, kTanh = 2, kRelu = 3 };
+enum class CellWeight : int32_t { kInt8 = 0, kHalf = 1 };
 
 struct CellShape {
   CellKind kind;
+  CellWeight weight;
   int64_t input, hidden;
   int64_t projection;  // of an LSTM with proj_size, else 0
 
@@ -24,20 +26,21 @@ struct CellShape {
   int64_t output() const { return projection > 0 ? projection : hidden; }
 };
 
-// The plain tensors; every pointer but the projection's and the biases' is required.
+// The plain tensors. The scales of halves, the projection of a cell that has none, and the biases may be
+// nullptr.
 template <class Weight, class Float>
 struct CellWeights {
   Weight* input;  // (gates * hidden, input)
   Float* input_scale;
   Weight* hidden;  // (gates * hidden, output)
   Float* hidden_scale;
-  Weight* projection;  // (projection, hidden), or nullptr
+  Weight* projection;  // (projection, hidden)
   Float* projection_scale;
-  Float* input_bias;  // (gates * hidden) each, or nullptr for zeros
+  Float* input_bias;  // (gates * hidden) each
   Float* hidden_bias;
 };
-using PlainCell = CellWeights<const int8_t, const float>;
-using UnpackedCell = CellWeights<int8_t, float>;
+using PlainCell = CellWeights<const void, const float>;
+using UnpackedCell = CellWeights<void, float>;
 
 int64_t packed_cell_bytes(const CellShape& shape);
 void pack_cell(const CellShape& shape, const PlainCell& plain, uint8_t* packed);
@@ -47,8 +50,9 @@ void unpack_cell(const uint8_t* packed, const UnpackedCell& plain);
 struct CellView {
   CellShape shape;
   const uint8_t* input;       // packed weight, gates * units columns
-  const uint8_t* hidden;      // packed weight in panels of as many vectors as gates
+  const uint8_t* hidden;      // packed weight; int8 in panels of as many vectors as gates
   const uint8_t* projection;  // packed weight, or nullptr
+  const float* hidden_bias;   // (columns): what `hidden` was packed with
   int64_t columns;            // gates * units, units being `hidden` rounded up to whole vectors
 };
 CellView view_cell(const uint8_t* packed);

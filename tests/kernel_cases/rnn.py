@@ -17,6 +17,9 @@ def random_cell(shape: CellShape, *, bias: bool = True) -> dict[str, Tensor]:
     """Plain tensors whose gates spread over a few units."""
     plain: dict[str, Tensor] = {}
     for name, size in shape.weights().items():
+        if shape.weight == "float16":
+            plain[name] = (torch.randn(size) / size[1] ** 0.5).half()
+            continue
         plain[name] = torch.randint(-127, 128, size, dtype=torch.int8)
         plain[f"{name}_scale"] = torch.rand(size[0]) * 0.03 / size[1] ** 0.5
     if bias:
@@ -32,10 +35,10 @@ def hard_states(rows: int, width: int) -> Tensor:
     return h
 
 
-def check_steps(isa: str, mode: str) -> None:
+def check_steps(isa: str, mode: str, weight: str = "int8") -> None:
     for i, hidden in enumerate(UNITS):
         projection = 5 if mode == "LSTM" and i % 3 == 1 else 0
-        shape = CellShape(mode, 11, hidden, projection)
+        shape = CellShape(mode, 11, hidden, projection, weight)
         check_batches(isa, shape, random_cell(shape, bias=i % 4 != 0), BATCHES if hidden == 33 else (1, 5))
 
 
@@ -65,3 +68,16 @@ def case_gru_step(isa: str) -> None:
 def case_rnn_step(isa: str) -> None:
     check_steps(isa, "RNN_TANH")
     check_steps(isa, "RNN_RELU")
+
+
+def case_lstm_gates(isa: str) -> None:
+    check_steps(isa, "LSTM", "float16")
+
+
+def case_gru_gates(isa: str) -> None:
+    check_steps(isa, "GRU", "float16")
+
+
+def case_rnn_gates(isa: str) -> None:
+    check_steps(isa, "RNN_TANH", "float16")
+    check_steps(isa, "RNN_RELU", "float16")

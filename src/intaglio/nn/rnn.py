@@ -1,8 +1,8 @@
 """LSTM, GRU and RNN: the dynamic quantized forms of whole layers, and their rules.
 
 Weights are int8 per row of each gate; inputs and hidden states are quantized to uint8 as they come, each
-row of the batch by itself; gates and cell states are float32. The cells are in rnn_cells.py. May import
-ops, rules, quantized, linear and errors.
+row of the batch by itself. Or they are float16, and nothing else is quantized. Gates and cell states are
+float32. The cells are in rnn_cells.py. May import ops, rules, quantized, linear and errors.
 """
 
 from __future__ import annotations
@@ -16,10 +16,12 @@ from torch.nn.utils.rnn import PackedSequence
 
 from intaglio.errors import ConfigError, InputError
 from intaglio.nn.linear import quantize_weight
+from intaglio.nn.linear_half import round_to_half
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
 from intaglio.ops.packing import MAX_K
 from intaglio.ops.recurrent import CellShape, pack_cell, recurrent_dynamic, unpack_cell
 from intaglio.qconfig import QConfig
+from intaglio.qparams import INT8
 from intaglio.rules import Example, OpRule, register_rule
 
 __all__ = ["DynamicGRU", "DynamicLSTM", "DynamicRNN", "RecurrentLayers", "quantize_cell", "refuse_cells"]
@@ -37,28 +39,27 @@ def quantize_cell(
     plain: dict[str, Tensor] = {}
     for name in shape.weights():
         weight = getattr(module, name + suffix)
-        plain[name], plain[f"{name}_scale"] = quantize_weight(weight, qconfig, path)
+        if shape.weight == "float16":
+            plain[name] = round_to_half(weight, path)
+        else:
+            plain[name], plain[f"{name}_scale"] = quantize_weight(weight, qconfig, path)
     if module.bias:
         for name in ("bias_ih", "bias_hh"):
             plain[name] = getattr(module, name + suffix).detach().to(torch.float32)
     return plain
 
 
-def cell_spec(shape: CellShape, has_bias: bool) -> StateSpec:
-    """Shape and dtype of a cell's plain tensors."""
-    spec: StateSpec = {}
-    for name, size in shape.weights().items():
-        spec[name] = (size, torch.int8)
-        spec[f"{name}_scale"] = ((size[0],), torch.float32)
-    if has_bias:
-        spec["bias_ih"] = spec["bias_hh"] = ((shape.rows,), torch.float32)
-    return spec
-
-
 def float_cell_bytes(shape: CellShape, has_bias: bool) -> int:
     """Bytes of a cell's float parameters."""
     weights = sum(rows * columns for rows, columns in shape.weights().values())
     return 4 * (weights + (2 * shape.rows if has_bias else 0))
+
+
+def describe_weights(weight: str) -> str:
+    """What `print` shows of a recurrent module's arithmetic."""
+    if weight == "float16":
+        return "weight=float16, computed in float32"
+    return "weight=int8 per channel, activations=uint8 per row"
 
 
 def run_cells(
@@ -100,6 +101,7 @@ class RecurrentLayers(QuantizedModule):
         dropout: float = 0.0,
         bidirectional: bool = False,
         proj_size: int = 0,
+        weight_dtype: str = "int8",
         path: str = "",
     ) -> None:
         super().__init__(path)
@@ -108,6 +110,7 @@ class RecurrentLayers(QuantizedModule):
         self.mode, self.input_size, self.hidden_size = mode, input_size, hidden_size
         self.num_layers, self.bias, self.batch_first = num_layers, bias, batch_first
         self.dropout, self.bidirectional, self.proj_size = dropout, bidirectional, proj_size
+        self.weight_dtype = weight_dtype
         for suffix, _ in self._cells():
             self.register_buffer("cell" + suffix, None, persistent=False)
 
@@ -124,6 +127,7 @@ class RecurrentLayers(QuantizedModule):
             dropout=module.dropout,
             bidirectional=module.bidirectional,
             proj_size=module.proj_size,
+            weight_dtype=qconfig.weight().dtype.name,
             path=path,
         )
         for suffix, shape in quantized._cells():
@@ -140,7 +144,10 @@ class RecurrentLayers(QuantizedModule):
         output = self.proj_size or self.hidden_size
         widths = [self.input_size] + [output * len(ends)] * (self.num_layers - 1)
         return [
-            (f"_l{layer}{end}", CellShape(self.mode, width, self.hidden_size, self.proj_size))
+            (
+                f"_l{layer}{end}",
+                CellShape(self.mode, width, self.hidden_size, self.proj_size, self.weight_dtype),
+            )
             for layer, width in enumerate(widths)
             for end in ends
         ]
@@ -216,6 +223,7 @@ class RecurrentLayers(QuantizedModule):
             "dropout": self.dropout,
             "bidirectional": self.bidirectional,
             "proj_size": self.proj_size,
+            "weight_dtype": self.weight_dtype,
         }
 
     @classmethod
@@ -228,7 +236,7 @@ class RecurrentLayers(QuantizedModule):
         return {
             _named(name, suffix): entry
             for suffix, shape in self._cells()
-            for name, entry in cell_spec(shape, self.bias).items()
+            for name, entry in shape.tensors(self.bias).items()
         }
 
     def plain_state(self) -> dict[str, Tensor]:
@@ -241,7 +249,7 @@ class RecurrentLayers(QuantizedModule):
     def load_plain_state(self, state: dict[str, Tensor]) -> None:
         """Pack for the instruction set in use."""
         for suffix, shape in self._cells():
-            plain = {name: state[_named(name, suffix)] for name in cell_spec(shape, self.bias)}
+            plain = {name: state[_named(name, suffix)] for name in shape.tensors(self.bias)}
             setattr(self, "cell" + suffix, pack_cell(shape, plain))
 
     def float_bytes(self) -> int:
@@ -259,8 +267,8 @@ class RecurrentLayers(QuantizedModule):
             "bidirectional": (self.bidirectional, False),
         }
         shown = [f"{name}={value}" for name, (value, default) in options.items() if value != default]
-        kinds = ["weight=int8 per channel", "activations=uint8 per row"]
-        return ", ".join([str(self.input_size), str(self.hidden_size), *shown, *kinds])
+        sizes = [str(self.input_size), str(self.hidden_size)]
+        return ", ".join([*sizes, *shown, describe_weights(self.weight_dtype)])
 
 
 def _named(name: str, suffix: str) -> str:
@@ -271,7 +279,7 @@ def _named(name: str, suffix: str) -> str:
 
 @register_quantized
 class DynamicLSTM(RecurrentLayers):
-    """`nn.LSTM` with int8 weights; see `RecurrentLayers` for what it takes."""
+    """`nn.LSTM` with int8 or float16 weights; see `RecurrentLayers` for what it takes."""
 
     kind = "dynamic_lstm"
     modes = ("LSTM",)
@@ -300,7 +308,7 @@ class _OneState(RecurrentLayers):
 
 @register_quantized
 class DynamicGRU(_OneState):
-    """`nn.GRU` with int8 weights; see `RecurrentLayers` for what it takes."""
+    """`nn.GRU` with int8 or float16 weights; see `RecurrentLayers` for what it takes."""
 
     kind = "dynamic_gru"
     modes = ("GRU",)
@@ -308,7 +316,7 @@ class DynamicGRU(_OneState):
 
 @register_quantized
 class DynamicRNN(_OneState):
-    """`nn.RNN`, tanh or relu, with int8 weights; see `RecurrentLayers` for what it takes."""
+    """`nn.RNN`, tanh or relu, with int8 or float16 weights; see `RecurrentLayers` for what it takes."""
 
     kind = "dynamic_rnn"
     modes = ("RNN_TANH", "RNN_RELU")
@@ -316,8 +324,9 @@ class DynamicRNN(_OneState):
 
 def refuse_cells(module: nn.Module, qconfig: QConfig) -> str | None:
     """Why a recurrent module must stay float, or None."""
+    is_int8 = qconfig.weight().dtype is INT8
     for name, parameter in module.named_parameters():
-        if name.startswith("weight") and parameter.dim() == 2 and parameter.shape[1] > MAX_K:
+        if is_int8 and parameter.dim() == 2 and parameter.shape[1] > MAX_K:
             return f"{name} has {parameter.shape[1]} columns, beyond {MAX_K} int32 sums could overflow"
         if parameter.numel() == 0:
             return f"{name} is empty"
@@ -355,8 +364,8 @@ def _rule(name: str, kind: type[nn.RNNBase], form: type[RecurrentLayers], *examp
             name=name,
             float_types=(kind,),
             lower_dynamic=lower,
-            weight_dtypes=frozenset({"int8"}),
-            default_for=frozenset({"int8"}),
+            weight_dtypes=frozenset({"int8", "float16"}),
+            default_for=frozenset({"int8", "float16"}),
             refuse=refuse_cells,
             examples=examples,
         )

@@ -14,7 +14,7 @@ from torch.fx import Proxy
 
 from intaglio.errors import ConfigError, InputError
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
-from intaglio.nn.rnn import States, cell_spec, float_cell_bytes, quantize_cell, refuse_cells, run_cells
+from intaglio.nn.rnn import States, describe_weights, float_cell_bytes, quantize_cell, refuse_cells, run_cells
 from intaglio.ops.recurrent import CellShape, pack_cell, unpack_cell
 from intaglio.qconfig import QConfig
 from intaglio.rules import Example, OpRule, register_rule
@@ -37,25 +37,41 @@ class RecurrentCell(QuantizedModule):
     cell: Tensor
 
     def __init__(
-        self, mode: str, input_size: int, hidden_size: int, *, bias: bool = True, path: str = ""
+        self,
+        mode: str,
+        input_size: int,
+        hidden_size: int,
+        *,
+        bias: bool = True,
+        weight_dtype: str = "int8",
+        path: str = "",
     ) -> None:
         super().__init__(path)
         if mode not in self.modes:
             raise ConfigError(f"{type(self).__name__} is of mode {' or '.join(self.modes)}, not {mode!r}")
         self.mode, self.input_size, self.hidden_size, self.bias = mode, input_size, hidden_size, bias
+        self.weight_dtype = weight_dtype
         self.register_buffer("cell", None, persistent=False)
 
     @classmethod
     def from_float(cls: type[_Cell], module: nn.RNNCellBase, qconfig: QConfig, path: str = "") -> _Cell:
         """Quantize a torch cell of the same kind."""
         mode = f"RNN_{module.nonlinearity.upper()}" if isinstance(module, nn.RNNCell) else cls.modes[0]
-        quantized = cls(mode, module.input_size, module.hidden_size, bias=module.bias, path=path)
+        weight_dtype = qconfig.weight().dtype.name
+        quantized = cls(
+            mode,
+            module.input_size,
+            module.hidden_size,
+            bias=module.bias,
+            weight_dtype=weight_dtype,
+            path=path,
+        )
         shape = quantized._shape()
         quantized.cell = pack_cell(shape, quantize_cell(module, shape, "", qconfig, path))
         return quantized
 
     def _shape(self) -> CellShape:
-        return CellShape(self.mode, self.input_size, self.hidden_size)
+        return CellShape(self.mode, self.input_size, self.hidden_size, weight=self.weight_dtype)
 
     def _run(self, x: Tensor, states: States | None) -> States:
         self.check_input(x, self.input_size)
@@ -88,6 +104,7 @@ class RecurrentCell(QuantizedModule):
             "input_size": self.input_size,
             "hidden_size": self.hidden_size,
             "bias": self.bias,
+            "weight_dtype": self.weight_dtype,
         }
 
     @classmethod
@@ -97,7 +114,7 @@ class RecurrentCell(QuantizedModule):
 
     def state_spec(self) -> StateSpec:
         """torch's names; each int8 weight is followed by `<its name>_scale`."""
-        return cell_spec(self._shape(), self.bias)
+        return self._shape().tensors(self.bias)
 
     def plain_state(self) -> dict[str, Tensor]:
         """Unpack."""
@@ -117,12 +134,12 @@ class RecurrentCell(QuantizedModule):
         shown = [str(self.input_size), str(self.hidden_size)]
         shown += [] if self.bias else ["bias=False"]
         shown += ["nonlinearity=relu"] if self.mode == "RNN_RELU" else []
-        return ", ".join([*shown, "weight=int8 per channel", "activations=uint8 per row"])
+        return ", ".join([*shown, describe_weights(self.weight_dtype)])
 
 
 @register_quantized
 class DynamicLSTMCell(RecurrentCell):
-    """`nn.LSTMCell` with int8 weights; see `RecurrentCell` for what it takes."""
+    """`nn.LSTMCell` with int8 or float16 weights; see `RecurrentCell` for what it takes."""
 
     kind = "dynamic_lstm_cell"
     modes = ("LSTM",)
@@ -146,7 +163,7 @@ class _OneState(RecurrentCell):
 
 @register_quantized
 class DynamicGRUCell(_OneState):
-    """`nn.GRUCell` with int8 weights; see `RecurrentCell` for what it takes."""
+    """`nn.GRUCell` with int8 or float16 weights; see `RecurrentCell` for what it takes."""
 
     kind = "dynamic_gru_cell"
     modes = ("GRU",)
@@ -154,7 +171,7 @@ class DynamicGRUCell(_OneState):
 
 @register_quantized
 class DynamicRNNCell(_OneState):
-    """`nn.RNNCell`, tanh or relu, with int8 weights; see `RecurrentCell` for what it takes."""
+    """`nn.RNNCell`, tanh or relu, with int8 or float16 weights; see `RecurrentCell` for what it takes."""
 
     kind = "dynamic_rnn_cell"
     modes = ("RNN_TANH", "RNN_RELU")
@@ -182,8 +199,8 @@ def _rule(name: str, kind: type[nn.RNNCellBase], form: type[RecurrentCell], exam
             name=name,
             float_types=(kind,),
             lower_dynamic=lower,
-            weight_dtypes=frozenset({"int8"}),
-            default_for=frozenset({"int8"}),
+            weight_dtypes=frozenset({"int8", "float16"}),
+            default_for=frozenset({"int8", "float16"}),
             refuse=refuse_cells,
             examples=(example,),
         )

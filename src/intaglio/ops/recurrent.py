@@ -1,8 +1,9 @@
 """Recurrent layers over sequences: packing of cells, and one op for LSTM, GRU and RNN.
 
 A cell is one layer in one direction. Its plain tensors have torch's names less the layer's suffix
-(`weight_ih` int8, `weight_ih_scale` float32, ...); packed, they are one uint8 tensor for the instruction
-set in use (csrc/program/packed_cell.h). May import library, packing, _core and errors.
+(`weight_ih` int8 and its `weight_ih_scale` float32, or `weight_ih` float16, ...); packed, they are one
+uint8 tensor for the instruction set in use (csrc/program/packed_cell.h). May import library, packing, _core
+and errors.
 """
 
 from __future__ import annotations
@@ -18,22 +19,35 @@ from intaglio.errors import ConfigError
 from intaglio.ops.library import define_op
 from intaglio.ops.packing import MAX_K
 
-__all__ = ["MODES", "CellShape", "pack_cell", "recurrent_dynamic", "unpack_cell"]
+__all__ = ["MODES", "WEIGHTS", "CellShape", "pack_cell", "recurrent_dynamic", "unpack_cell"]
 
 MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 """torch's names of the kinds of cell, in the order of the kernels' CellKind."""
+
+WEIGHTS = ("int8", "float16")
+"""Types of weights, in the order of the kernels' CellWeight."""
 
 _threads = torch.get_num_threads
 
 
 @dataclass(frozen=True)
 class CellShape:
-    """What fixes the shapes of a cell's tensors; `projection` is 0 or an LSTM's `proj_size`."""
+    """What fixes a cell's tensors; `projection` is 0 or an LSTM's `proj_size`."""
 
     mode: str
     input: int
     hidden: int
     projection: int = 0
+    weight: str = "int8"
+
+    def __post_init__(self) -> None:
+        if self.mode not in MODES or self.weight not in WEIGHTS:
+            raise ConfigError(
+                f"a recurrent cell is one of {', '.join(MODES)} with {' or '.join(WEIGHTS)} weights, "
+                f"not {self.mode!r} with {self.weight!r}"
+            )
+        if self.input < 1 or self.hidden < 1 or self.projection < 0:
+            raise ConfigError(f"a recurrent cell cannot have the sizes {self.input}, {self.hidden}")
 
     @property
     def rows(self) -> int:
@@ -46,13 +60,27 @@ class CellShape:
         return self.projection or self.hidden
 
     def weights(self) -> dict[str, tuple[int, int]]:
-        """Shape of each int8 weight, by name."""
+        """Shape of each weight, by name."""
         shapes = {"weight_ih": (self.rows, self.input), "weight_hh": (self.rows, self.output)}
         return shapes | ({"weight_hr": (self.projection, self.hidden)} if self.projection else {})
 
-    def arguments(self) -> tuple[int, int, int, int]:
+    def tensors(self, has_bias: bool = True) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
+        """Shape and dtype of each plain tensor, by name."""
+        found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
+        for name, size in self.weights().items():
+            if self.weight == "float16":
+                found[name] = (size, torch.float16)
+                continue
+            found[name] = (size, torch.int8)
+            found[f"{name}_scale"] = ((size[0],), torch.float32)
+        if has_bias:
+            found["bias_ih"] = found["bias_hh"] = ((self.rows,), torch.float32)
+        return found
+
+    def arguments(self) -> tuple[int, int, int, int, int]:
         """The shape as _core takes it."""
-        return MODES.index(self.mode), self.input, self.hidden, self.projection
+        kind, weight = MODES.index(self.mode), WEIGHTS.index(self.weight)
+        return kind, weight, self.input, self.hidden, self.projection
 
 
 def _addresses(shape: CellShape, tensors: dict[str, Tensor]) -> list[int]:
@@ -66,14 +94,10 @@ def pack_cell(shape: CellShape, plain: dict[str, Tensor]) -> Tensor:
 
     Raises `ConfigError` for tensors that do not fit `shape` and where int32 sums could overflow.
     """
-    expected: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
     for name, size in shape.weights().items():
-        expected[name] = (size, torch.int8)
-        expected[f"{name}_scale"] = ((size[0],), torch.float32)
-        if size[1] > MAX_K:
+        if shape.weight == "int8" and size[1] > MAX_K:
             raise ConfigError(f"{name} has {size[1]} columns, beyond {MAX_K} int32 sums could overflow")
-    if "bias_ih" in plain or "bias_hh" in plain:
-        expected |= dict.fromkeys(("bias_ih", "bias_hh"), ((shape.rows,), torch.float32))
+    expected = shape.tensors("bias_ih" in plain or "bias_hh" in plain)
     for name, (needed, dtype) in expected.items():
         tensor = plain.get(name)
         if tensor is None or tuple(tensor.shape) != needed or tensor.dtype != dtype:
@@ -88,22 +112,20 @@ def pack_cell(shape: CellShape, plain: dict[str, Tensor]) -> Tensor:
 def unpack_cell(packed: Tensor) -> dict[str, Tensor]:
     """The plain tensors of a packed cell; biases are zeros if it had none."""
     shape = packed_shape(packed)
-    plain = {name: torch.empty(size, dtype=torch.int8) for name, size in shape.weights().items()}
-    plain |= {f"{name}_scale": torch.empty(size[0]) for name, size in shape.weights().items()}
-    plain |= {"bias_ih": torch.empty(shape.rows), "bias_hh": torch.empty(shape.rows)}
+    plain = {name: torch.empty(size, dtype=dtype) for name, (size, dtype) in shape.tensors().items()}
     _core.unpack_cell(packed.data_ptr(), _addresses(shape, plain))
     return plain
 
 
 def packed_shape(packed: Tensor) -> CellShape:
     """The shape of a packed cell."""
-    kind, *sizes, _ = _core.packed_cell_shape(packed.data_ptr())
-    return CellShape(MODES[kind], *sizes)
+    kind, weight, input, hidden, projection, _ = _core.packed_cell_shape(packed.data_ptr())
+    return CellShape(MODES[kind], input, hidden, projection, WEIGHTS[weight])
 
 
 def _for_this_cpu(packed: Tensor) -> Tensor:
     """A cell packed for another instruction set (an exported program that moved) is packed again."""
-    if _core.packed_cell_shape(packed.data_ptr())[4] == _core.active_isa():
+    if _core.packed_cell_shape(packed.data_ptr())[5] == _core.active_isa():
         return packed
     return pack_cell(packed_shape(packed), unpack_cell(packed))
 

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from intaglio.ops.reference import epilogue, fma32, matmul_exact, quantize_rows
+from intaglio.ops.reference import epilogue, fma32, linear_half, matmul_exact, quantize_rows
 
 __all__ = ["bounded_exp2", "recurrent_layers", "recurrent_step", "sigmoid", "tanh"]
 
@@ -74,11 +74,17 @@ def gru_units(gates: Sequence[Tensor], n_x: Tensor, h: Tensor) -> Tensor:
     return fma32(h, n, (1.0 - e) * z) / (n * (1.0 + z))
 
 
-def product(x: Tensor, weight: Tensor, scale: Tensor, base: Tensor) -> Tensor:
-    """`(M, K)` float32, quantized per row, by `(N, K)` int8: `fma(acc, scales, base)`."""
+def product(x: Tensor, cell: dict[str, Tensor], name: str, base: Tensor) -> Tensor:
+    """`(M, K)` float32 by the cell's `(N, K)` weight `name`, on top of `base`.
+
+    An int8 weight meets `x` quantized per row: `fma(acc, scales, base)`; a float16 weight meets `x` itself.
+    """
+    weight = cell[name]
+    if weight.dtype == torch.float16:
+        return linear_half(x, weight, base)
     q, row_scale, zero_point = quantize_rows(x)
     acc = matmul_exact(q.to(torch.int32) - zero_point[:, None], weight)
-    return epilogue(acc, row_scale, scale, base)
+    return epilogue(acc, row_scale, cell[f"{name}_scale"], base)
 
 
 def recurrent_step(
@@ -93,11 +99,11 @@ def recurrent_step(
         bias = torch.cat([b_ih[: 2 * hidden] + b_hh[: 2 * hidden], b_ih[2 * hidden :]])
     else:
         bias = b_ih + b_hh
-    pre = product(x, cell["weight_ih"], cell["weight_ih_scale"], bias[None])
+    pre = product(x, cell, "weight_ih", bias[None])
     base = pre.clone()
     if mode == "GRU":
         base[:, 2 * hidden :] = b_hh[2 * hidden :]
-    gates = product(h, cell["weight_hh"], cell["weight_hh_scale"], base).chunk(gates_of, 1)
+    gates = product(h, cell, "weight_hh", base).chunk(gates_of, 1)
     if mode == "GRU":
         return gru_units(gates, pre[:, 2 * hidden :], h), None
     if mode == "RNN_TANH":
@@ -107,7 +113,7 @@ def recurrent_step(
     assert c is not None
     h, c = lstm_units(gates, c)
     if "weight_hr" in cell:
-        h = product(h, cell["weight_hr"], cell["weight_hr_scale"], torch.zeros(1, 1))
+        h = product(h, cell, "weight_hr", torch.zeros(1, 1))
     return h, c
 
 
