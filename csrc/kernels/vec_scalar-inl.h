@@ -63,6 +63,19 @@ inline void store_int(int32_t* p, I v) { *p = v; }
 inline I add_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }
 inline I sub_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) - static_cast<uint32_t>(b)); }
 inline I mul_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b)); }
+inline I min_int(I a, I b) { return a < b ? a : b; }
+inline I max_int(I a, I b) { return a > b ? a : b; }
+template <int kBits>
+inline I shift_left(I v) {
+  return static_cast<I>(static_cast<uint32_t>(v) << kBits);
+}
+template <int kBits>
+inline I shift_right(I v) {
+  return static_cast<I>(static_cast<uint32_t>(v) >> kBits);
+}
+inline I load_u8_int(const uint8_t* p) { return *p; }
+inline void load_quads(const float* p, int64_t, F (&v)[4]) { std::memcpy(v, p, sizeof v); }
+inline void store_quads(uint8_t* p, int64_t, const I (&v)[4]) { std::memcpy(p, v, sizeof v); }
 inline uint8_t saturate(I v) { return static_cast<uint8_t>(v < 0 ? 0 : v > 255 ? 255 : v); }
 inline void store_u8(uint8_t* p, I v) { *p = saturate(v); }
 inline void store_u8_n(uint8_t* p, I v, int n) {

@@ -4,6 +4,6 @@ One file a family, each with its direct call and its `torch.library` op; `refere
 oracle that tests compare every kernel with. May import qtensor, qparams and errors.
 """
 
-from intaglio.ops import half, linear, packing, recurrent, reference, reference_rnn
+from intaglio.ops import conv, half, linear, packing, recurrent, reference, reference_conv, reference_rnn
 
-__all__ = ["half", "linear", "packing", "recurrent", "reference", "reference_rnn"]
+__all__ = ["conv", "half", "linear", "packing", "recurrent", "reference", "reference_conv", "reference_rnn"]
