@@ -125,7 +125,6 @@ def test_with_args_is_a_recipe_for_separate_observers() -> None:
         (intaglio.per_tensor_dynamic_qconfig, UINT8, INT8),
         (intaglio.float16_dynamic_qconfig, FLOAT16, FLOAT16),
         (intaglio.float_qparams_weight_only_qconfig, UINT8, UINT8),
-        (intaglio.default_embedding_qconfig, UINT8, UINT8),
         (intaglio.float_qparams_weight_only_qconfig_4bit, UINT8, UINT4),
     ],
 )

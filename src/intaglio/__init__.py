@@ -17,7 +17,6 @@ from intaglio.observer import MinMaxObserver, PerChannelMinMaxObserver, Placehol
 from intaglio.qconfig import (
     QConfig,
     default_dynamic_qconfig,
-    default_embedding_qconfig,
     float16_dynamic_qconfig,
     float_qparams_weight_only_qconfig,
     float_qparams_weight_only_qconfig_4bit,
@@ -51,7 +50,6 @@ __all__ = [
     "QTensor",
     "Summary",
     "default_dynamic_qconfig",
-    "default_embedding_qconfig",
     "float16_dynamic_qconfig",
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",

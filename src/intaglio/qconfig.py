@@ -18,7 +18,6 @@ from intaglio.qparams import FLOAT16, INT8, UINT4, UINT8, PerTensor, QuantizedTy
 __all__ = [
     "QConfig",
     "default_dynamic_qconfig",
-    "default_embedding_qconfig",
     "dynamic_qconfig_of",
     "float16_dynamic_qconfig",
     "float_qparams_weight_only_qconfig",
@@ -62,9 +61,6 @@ float_qparams_weight_only_qconfig = QConfig(
     PerChannelMinMaxObserver.with_args(dtype=UINT8, qscheme=torch.per_channel_affine_float_qparams),
 )
 """Embeddings of 8 bit: scale and offset for each row."""
-
-default_embedding_qconfig = float_qparams_weight_only_qconfig
-"""Alias of `float_qparams_weight_only_qconfig`."""
 
 float_qparams_weight_only_qconfig_4bit = QConfig(
     PlaceholderObserver.with_args(dtype=UINT8),
