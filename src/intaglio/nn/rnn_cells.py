@@ -37,8 +37,8 @@ class RecurrentCell(QuantizedModule):
 
     Takes `(batch, input_size)` or `(input_size,)` of any float dtype on the CPU and states of width
     `hidden_size`, zeros if none are given; the new states have the input's dtype. A row that holds NaN, or
-    infinity where it is quantized, comes out as NaN; other rows are not touched by it. Raises `InputError` for
-    other inputs and in training mode.
+    infinity where it is quantized, comes out as NaN; other rows are not touched by it. Raises `InputError`
+    for other inputs and in training mode.
     """
 
     modes: ClassVar[tuple[str, ...]]
