@@ -13,10 +13,16 @@ from intaglio.errors import (
     IntaglioError,
     NothingQuantizedError,
 )
-from intaglio.observer import MinMaxObserver, PerChannelMinMaxObserver, PlaceholderObserver
+from intaglio.observer import (
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+    PerChannelMSEObserver,
+    PlaceholderObserver,
+)
 from intaglio.qconfig import (
     QConfig,
     default_dynamic_qconfig,
+    default_embedding_qconfig,
     float16_dynamic_qconfig,
     float_qparams_weight_only_qconfig,
     float_qparams_weight_only_qconfig_4bit,
@@ -40,6 +46,7 @@ __all__ = [
     "MinMaxObserver",
     "NothingQuantizedError",
     "PerAxis",
+    "PerChannelMSEObserver",
     "PerChannelMinMaxObserver",
     "PerGroup",
     "PerRow",
@@ -50,6 +57,7 @@ __all__ = [
     "QTensor",
     "Summary",
     "default_dynamic_qconfig",
+    "default_embedding_qconfig",
     "float16_dynamic_qconfig",
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
