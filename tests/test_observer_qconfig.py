@@ -125,7 +125,6 @@ def test_with_args_is_a_recipe_for_separate_observers() -> None:
         (intaglio.per_tensor_dynamic_qconfig, UINT8, INT8),
         (intaglio.float16_dynamic_qconfig, FLOAT16, FLOAT16),
         (intaglio.float_qparams_weight_only_qconfig, UINT8, UINT8),
-        (intaglio.default_embedding_qconfig, UINT8, UINT8),
         (intaglio.float_qparams_weight_only_qconfig_4bit, UINT8, UINT4),
     ],
 )
@@ -163,5 +162,5 @@ def test_names_that_users_bring_along_are_here() -> None:
     import torch.ao.quantization as legacy
 
     names = [name for name in intaglio.__all__ if name.endswith(("dynamic_qconfig", "Observer", "_4bit"))]
-    ours = {"per_tensor_dynamic_qconfig", "PerChannelMSEObserver"}
+    ours = {"per_tensor_dynamic_qconfig"}
     assert {name for name in names if not hasattr(legacy, name)} == ours

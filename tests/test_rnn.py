@@ -339,3 +339,48 @@ def test_op_passes_opcheck() -> None:
     sizes = torch.tensor([3, 2])
     arguments = (torch.randn(5, 6), sizes, h, h, cells, 2)
     torch.library.opcheck(torch.ops.intaglio.recurrent_dynamic.default, arguments)
+
+
+@pytest.mark.parametrize("isa", _core.available_isas())
+@pytest.mark.parametrize("kind", LAYERS)
+def test_narrow_input_keeps_sixteen_bits(kind: str, isa: str) -> None:
+    _core.force_isa(isa)
+    module = LAYERS[kind](6, 21, 3, bidirectional=True)
+    form, x = quantized(module), torch.randn(5, 4, 6)
+    check_equals_reference(form, x, states_of(form, 4))
+    state = form.state_dict()
+    assert torch.equal(state["weight_ih_l0_reverse"], module.weight_ih_l0_reverse.half())
+    assert {n for n, t in state.items() if t.dtype == torch.float16} == {
+        "weight_ih_l0",
+        "weight_ih_l0_reverse",
+    }
+    assert torch.equal(flat(pickle.loads(pickle.dumps(form))(x))[0], flat(form(x))[0])
+    assert "the input's weight float16" in repr(form)
+
+
+def test_features_of_unlike_scales() -> None:
+    # As in a power spectrum: small bands with large weights say as much as large ones with small weights.
+    module, scales = nn.LSTM(16, 64, 2), torch.logspace(-6, 0, 16)
+    with torch.no_grad():
+        module.weight_ih_l0.copy_(torch.randn(256, 16) / scales)
+        module.weight_ih_l0.clamp_(-60000, 60000)
+    x = torch.rand(20, 4, 16) * scales
+    check_like_float(module, quantized(module), x, floor=25.0)
+
+
+@pytest.mark.parametrize(
+    ("input_size", "hidden_size", "largest", "dtype"),
+    [(128, 256, 1.0, "float16"), (129, 512, 1.0, "int8"), (128, 255, 1.0, "int8"), (8, 64, 7e4, "int8")],
+)
+def test_which_inputs_keep_sixteen_bits(
+    input_size: int, hidden_size: int, largest: float, dtype: str
+) -> None:
+    for module, name in (
+        (nn.GRU(input_size, hidden_size), "weight_ih_l0"),
+        (nn.GRUCell(input_size, hidden_size), "weight_ih"),
+    ):
+        with torch.no_grad():
+            module.get_parameter(name)[0, 0] = largest
+        form = intaglio.quantize_dynamic(nn.Sequential(module))[0]
+        assert str(form.state_dict()[name].dtype) == f"torch.{dtype}"
+        assert form.state_dict()[name.replace("ih", "hh")].dtype == torch.int8

@@ -7,5 +7,5 @@ NB_MODULE(_core, m) {
   intaglio::bind_gemm(m);
   intaglio::bind_half(m);
   intaglio::bind_recurrent(m);
-  intaglio::bind_embedding(m);
+  intaglio::bind_conv(m);
 }

@@ -175,6 +175,70 @@ struct RecurrentStepArgs {
   void* scratch;  // gemm_scratch_bytes(m, k_padded) of the table, 64-byte aligned
 };
 
+// ---- Convolution ----------------------------------------------------------------------------------
+// Images are u8 with the channels of a pixel side by side, and a border that holds the zero point.
+
+// Quantizes `count` neighbouring pixels of a float image: q[p][c] is made of channel
+// (channel_begin + c) / repeat of pixel p. The parameters are those of a range that holds every value;
+// `inverse_scale` = 0 writes zeros.
+struct QuantizePixelsArgs {
+  const float* x;  // channel 0 of the first pixel
+  int64_t pixel_stride, channel_stride;
+  int64_t count;
+  int64_t channel_begin, channels, repeat;
+  float inverse_scale;
+  int32_t zero_point;
+  uint8_t* q;        // pixels q_stride bytes apart
+  int64_t q_stride;  // >= channels; bytes of a pixel beyond `channels` are left as they are or take any value
+};
+
+// a[i] = the runs of image + start[i] + run[0], image + start[i] + run[1] ..., one after the other.
+// Reads and writes up to 63 bytes beyond the last byte it needs.
+struct GatherRunsArgs {
+  const uint8_t* image;
+  const int64_t* start;  // (rows)
+  int64_t rows;
+  const int64_t* run;  // (run_count)
+  int64_t run_count, run_bytes;
+  uint8_t* a;  // rows a_stride bytes apart
+  int64_t a_stride;
+};
+
+// y[c][r] = x[r][c]. Reads x up to `cols` rounded up to 4 and `rows` rounded up to 16.
+struct TransposeRowsArgs {
+  const float* x;
+  int64_t x_stride;
+  int64_t rows, cols;
+  float* y;
+  int64_t y_stride;
+};
+
+// The operand of a depthwise row of taps: for each position, one vector whose lane l holds `k_group`
+// values (PackedLayout), value t being channel l of the pixel t taps to the right. Lanes are 32 bits.
+struct SpreadTapsArgs {
+  const uint8_t* image;  // pixels of `lanes` channels; reads k_group - 1 taps beyond the last position
+  int64_t rows, row_bytes;
+  int64_t positions, position_bytes, tap_bytes;
+  void* spread;         // `lanes` int32 a vector
+  int64_t row_vectors;  // vectors from one row of `spread` to the next
+};
+
+// Depthwise convolution of `rows` x `columns` pixels and one panel of channels:
+//   y[r][c][l] = fma(float(acc - zero_point * column_sum[l]), scale * scale_w[l], bias[l])
+// with acc summed over tap rows t and chunks j of k_group taps. All steps and offsets count vectors.
+struct ConvDepthwiseArgs {
+  const void* spread;     // made by spread_taps
+  const int64_t* offset;  // (tap_rows): where each tap row's vectors begin for the first output
+  int64_t tap_rows, chunks, chunk_step;
+  int64_t rows, row_step, columns, column_step;
+  const uint8_t* packed;  // pack_gemm with panels of one vector, K = tap_rows x (chunks padded to 4 taps)
+  int64_t panel;
+  float scale;
+  int32_t zero_point;
+  float* y;  // only the panel's logical channels are written
+  int64_t y_row_stride, y_stride;
+};
+
 // The gates alone, from pre-activations that are whole: those of the GRU's n but for its input's part,
 // which `pre` has. Both have the columns of a packed cell.
 struct ApplyGatesArgs {
@@ -188,56 +252,6 @@ struct ApplyGatesArgs {
   float* y;
   int64_t y_stride;
   bool relu;
-};
-
-// ---- Embeddings -----------------------------------------------------------------------------------
-
-// A table of quantized rows, the same bytes on every instruction set. Each row is a float32 scale, a
-// float32 offset, then `width` codes: bytes, or nibbles of which the first of two is the low one. A code
-// stands for fma(float(code), scale, offset).
-struct EmbeddingTable {
-  const uint8_t* rows;
-  int64_t row_bytes;  // 8 + (width * bits + 7) / 8
-  int64_t width;
-  int32_t bits;  // 8 or 4
-};
-
-// int32 or int64 positions of rows; the caller has checked that each is one.
-struct Indices {
-  const void* data;
-  int64_t count;
-  bool is_int64;
-};
-
-// y[i] = the row of index i.
-struct EmbeddingRowsArgs {
-  EmbeddingTable table;
-  Indices indices;
-  float* y;  // (count, width)
-};
-
-enum class BagMode : int32_t { kSum = 0, kMean = 1, kMax = 2 };
-
-// y[b] = the rows of bag b reduced in the order of its indices, column by column in float32:
-//   kSum: acc = 0, then acc = acc + row, or fma(weight, row, acc) with weights
-//   kMean: the sum / float(rows)      kMax: the first row, then max(acc, row)
-// Indices equal to padding_index count for nothing; a bag of no rows gives zeros.
-struct EmbeddingBagsArgs {
-  EmbeddingTable table;
-  Indices indices;
-  const float* weights;   // (count), kSum only, or nullptr
-  const int64_t* bounds;  // bag b holds the indices bounds[b] .. bounds[b + 1] - 1
-  int64_t bag_begin, bag_end;
-  BagMode mode;
-  int64_t padding_index;  // or a negative number
-  float* y;               // (bags, width)
-};
-
-// y[i] = float(weight[j]) * scale[j], j = index i, of a weight packed by this instruction set.
-struct PackedRowsArgs {
-  const uint8_t* packed;
-  Indices indices;
-  float* y;  // (count, k)
 };
 
 // ---- The table ------------------------------------------------------------------------------------

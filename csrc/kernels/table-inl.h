@@ -6,7 +6,8 @@
 // and it could be one that this CPU cannot run.
 #pragma once
 
-#include "embedding-inl.h"
+#include "conv-inl.h"
+#include "conv_depthwise-inl.h"
 #include "gemm-inl.h"
 #include "gemm_half-inl.h"
 #include "peak-inl.h"

@@ -59,6 +59,19 @@ inline void store_int(int32_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<I*
 inline I add_int(I a, I b) { return _mm256_add_epi32(a, b); }
 inline I sub_int(I a, I b) { return _mm256_sub_epi32(a, b); }
 inline I mul_int(I a, I b) { return _mm256_mullo_epi32(a, b); }
+inline I min_int(I a, I b) { return _mm256_min_epi32(a, b); }
+inline I max_int(I a, I b) { return _mm256_max_epi32(a, b); }
+template <int kBits>
+inline I shift_left(I v) {
+  return _mm256_slli_epi32(v, kBits);
+}
+template <int kBits>
+inline I shift_right(I v) {
+  return _mm256_srli_epi32(v, kBits);
+}
+inline I load_u8_int(const uint8_t* p) {
+  return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
+}
 inline __m128i saturate(I v) {
   const __m128i words = _mm_packs_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
   return _mm_packus_epi16(words, words);
@@ -72,28 +85,40 @@ inline void store_u8_n(uint8_t* p, I v, int n) {
 inline F load_u8(const uint8_t* p) {
   return to_float(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-// The first n bytes in a register, without a detour through the stack: loops that load tails are hot.
-inline __m128i load_bytes(const uint8_t* p, int n) {
-  uint64_t bytes = 0;
-  for (int i = 0; i < n; ++i) bytes |= static_cast<uint64_t>(p[i]) << 8 * i;
-  return _mm_cvtsi64_si128(static_cast<int64_t>(bytes));
+inline F load_u8_n(const uint8_t* p, int n) {
+  uint8_t bytes[8] = {};
+  std::memcpy(bytes, p, static_cast<size_t>(n));
+  return load_u8(bytes);
 }
-inline F load_u8_n(const uint8_t* p, int n) { return to_float(_mm256_cvtepu8_epi32(load_bytes(p, n))); }
-inline F load_s8(const int8_t* p) {
-  return to_float(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+
+// ---- Transposition by fours: each 128-bit lane j holds rows 4j..4j+3 -------------------------------
+inline void transpose_fours(F (&v)[4]) {
+  const F a = _mm256_unpacklo_ps(v[0], v[1]), b = _mm256_unpackhi_ps(v[0], v[1]);
+  const F c = _mm256_unpacklo_ps(v[2], v[3]), d = _mm256_unpackhi_ps(v[2], v[3]);
+  v[0] = _mm256_shuffle_ps(a, c, 0x44);
+  v[1] = _mm256_shuffle_ps(a, c, 0xEE);
+  v[2] = _mm256_shuffle_ps(b, d, 0x44);
+  v[3] = _mm256_shuffle_ps(b, d, 0xEE);
 }
-inline F split_nibbles(__m128i bytes) {
-  const __m128i words = _mm_cvtepu8_epi16(bytes);
-  const __m128i nibbles = _mm_and_si128(_mm_or_si128(words, _mm_slli_epi16(words, 4)), _mm_set1_epi8(15));
-  return to_float(_mm256_cvtepu8_epi32(nibbles));
+inline void load_quads(const float* p, int64_t stride, F (&v)[4]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const float* row = p + i * stride;
+    v[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row)), _mm_loadu_ps(row + 4 * stride), 1);
+  }
+  transpose_fours(v);
 }
-inline F load_u4(const uint8_t* p, int64_t i) {
-  int32_t bytes;
-  std::memcpy(&bytes, p + (i >> 1), 4);
-  return split_nibbles(_mm_cvtsi32_si128(bytes));
-}
-inline F load_u4_n(const uint8_t* p, int64_t i, int n) {
-  return split_nibbles(load_bytes(p + (i >> 1), (n + 1) / 2));
+inline void store_quads(uint8_t* p, int64_t stride, const I (&v)[4]) {
+  F t[4] = {_mm256_castsi256_ps(v[0]), _mm256_castsi256_ps(v[1]), _mm256_castsi256_ps(v[2]),
+            _mm256_castsi256_ps(v[3])};
+  transpose_fours(t);
+  const auto put = [p, stride](int l, __m128 bytes) {
+    _mm_storeu_ps(reinterpret_cast<float*>(p + l * stride), bytes);
+  };
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) put(i, _mm256_castps256_ps128(t[i]));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) put(4 + i, _mm256_extractf128_ps(t[i], 1));
 }
 
 constexpr int kMaxVectors = 4;

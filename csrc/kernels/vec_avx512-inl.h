@@ -8,10 +8,11 @@
 //   round, to_int           to nearest, ties to even
 //   scale_by_power_of_2     p * 2^n by adding to the exponent: p and the result must be normal
 //   store_u8                saturated to 0..255
-//   load_u4                 nibbles i, i + 1, ... of p, the first of each byte its low one; i is a
-//                           multiple of kLanes, and load_u4_n reads no byte beyond the n it is asked for
-//   add_int, mul_int ...    modulo 2^32
-//   broadcast, load_weights, dot, kGroup   acc[j] += sum over kGroup k's of a[k] * w[j][k], exact
+//   add_int, mul_int ...    modulo 2^32; min_int, max_int are signed, shifts are logical
+//   load_u8_int             kLanes bytes, zero-extended
+//   load_quads              v[c] lane l = p[l * stride + c]: four columns of kLanes rows
+//   store_quads             its inverse for bytes: lane l of v[0..3], 16 bytes, to p + l * stride, l
+//   ascending broadcast, load_weights, dot, kGroup   acc[j] += sum over kGroup k's of a[k] * w[j][k], exact
 //   pin                     keeps an accumulator in its register: without it GCC 12 spills the K
 //                           loop's accumulators as soon as the epilogue is heavy
 #pragma once
@@ -61,6 +62,19 @@ inline void store_int(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
 inline I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I sub_int(I a, I b) { return _mm512_sub_epi32(a, b); }
 inline I mul_int(I a, I b) { return _mm512_mullo_epi32(a, b); }
+inline I min_int(I a, I b) { return _mm512_min_epi32(a, b); }
+inline I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
+template <int kBits>
+inline I shift_left(I v) {
+  return _mm512_slli_epi32(v, kBits);
+}
+template <int kBits>
+inline I shift_right(I v) {
+  return _mm512_srli_epi32(v, kBits);
+}
+inline I load_u8_int(const uint8_t* p) {
+  return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 inline __m128i saturate(I v) { return _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512())); }
 inline void store_u8(uint8_t* p, I v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), saturate(v)); }
 inline void store_u8_n(uint8_t* p, I v, int n) { _mm_mask_storeu_epi8(p, first(n), saturate(v)); }
@@ -70,19 +84,42 @@ inline F load_u8(const uint8_t* p) {
 inline F load_u8_n(const uint8_t* p, int n) {
   return to_float(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)));
 }
-inline F load_s8(const int8_t* p) {
-  return to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+
+// ---- Transposition by fours: each 128-bit lane j holds rows 4j..4j+3 -------------------------------
+inline void transpose_fours(F (&v)[4]) {
+  const F a = _mm512_unpacklo_ps(v[0], v[1]), b = _mm512_unpackhi_ps(v[0], v[1]);
+  const F c = _mm512_unpacklo_ps(v[2], v[3]), d = _mm512_unpackhi_ps(v[2], v[3]);
+  v[0] = _mm512_shuffle_ps(a, c, 0x44);
+  v[1] = _mm512_shuffle_ps(a, c, 0xEE);
+  v[2] = _mm512_shuffle_ps(b, d, 0x44);
+  v[3] = _mm512_shuffle_ps(b, d, 0xEE);
 }
-inline F split_nibbles(__m128i bytes) {
-  const __m128i words = _mm_cvtepu8_epi16(bytes);
-  const __m128i nibbles = _mm_and_si128(_mm_or_si128(words, _mm_slli_epi16(words, 4)), _mm_set1_epi8(15));
-  return to_float(_mm512_cvtepu8_epi32(nibbles));
+inline void load_quads(const float* p, int64_t stride, F (&v)[4]) {
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) {
+    const float* row = p + i * stride;
+    v[i] = _mm512_castps128_ps512(_mm_loadu_ps(row));
+    v[i] = _mm512_insertf32x4(v[i], _mm_loadu_ps(row + 4 * stride), 1);
+    v[i] = _mm512_insertf32x4(v[i], _mm_loadu_ps(row + 8 * stride), 2);
+    v[i] = _mm512_insertf32x4(v[i], _mm_loadu_ps(row + 12 * stride), 3);
+  }
+  transpose_fours(v);
 }
-inline F load_u4(const uint8_t* p, int64_t i) {
-  return split_nibbles(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + (i >> 1))));
-}
-inline F load_u4_n(const uint8_t* p, int64_t i, int n) {
-  return split_nibbles(_mm_maskz_loadu_epi8(first((n + 1) / 2), p + (i >> 1)));
+inline void store_quads(uint8_t* p, int64_t stride, const I (&v)[4]) {
+  F t[4] = {_mm512_castsi512_ps(v[0]), _mm512_castsi512_ps(v[1]), _mm512_castsi512_ps(v[2]),
+            _mm512_castsi512_ps(v[3])};
+  transpose_fours(t);
+  const auto put = [p, stride](int l, __m128 bytes) {
+    _mm_storeu_ps(reinterpret_cast<float*>(p + l * stride), bytes);
+  };
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) put(i, _mm512_castps512_ps128(t[i]));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) put(4 + i, _mm512_extractf32x4_ps(t[i], 1));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) put(8 + i, _mm512_extractf32x4_ps(t[i], 2));
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) put(12 + i, _mm512_extractf32x4_ps(t[i], 3));
 }
 
 // ---- int8 dot products: four k's at a time --------------------------------------------------------

@@ -63,6 +63,19 @@ inline void store_int(int32_t* p, I v) { *p = v; }
 inline I add_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }
 inline I sub_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) - static_cast<uint32_t>(b)); }
 inline I mul_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b)); }
+inline I min_int(I a, I b) { return a < b ? a : b; }
+inline I max_int(I a, I b) { return a > b ? a : b; }
+template <int kBits>
+inline I shift_left(I v) {
+  return static_cast<I>(static_cast<uint32_t>(v) << kBits);
+}
+template <int kBits>
+inline I shift_right(I v) {
+  return static_cast<I>(static_cast<uint32_t>(v) >> kBits);
+}
+inline I load_u8_int(const uint8_t* p) { return *p; }
+inline void load_quads(const float* p, int64_t, F (&v)[4]) { std::memcpy(v, p, sizeof v); }
+inline void store_quads(uint8_t* p, int64_t, const I (&v)[4]) { std::memcpy(p, v, sizeof v); }
 inline uint8_t saturate(I v) { return static_cast<uint8_t>(v < 0 ? 0 : v > 255 ? 255 : v); }
 inline void store_u8(uint8_t* p, I v) { *p = saturate(v); }
 inline void store_u8_n(uint8_t* p, I v, int n) {
@@ -70,9 +83,6 @@ inline void store_u8_n(uint8_t* p, I v, int n) {
 }
 inline F load_u8(const uint8_t* p) { return static_cast<F>(*p); }
 inline F load_u8_n(const uint8_t* p, int n) { return n > 0 ? static_cast<F>(*p) : 0.0f; }
-inline F load_s8(const int8_t* p) { return static_cast<F>(*p); }
-inline F load_u4(const uint8_t* p, int64_t i) { return static_cast<F>(p[i / 2] >> 4 * (i % 2) & 15); }
-inline F load_u4_n(const uint8_t* p, int64_t i, int n) { return n > 0 ? load_u4(p, i) : 0.0f; }
 
 // ---- int8 dot products: one k at a time ---------------------------------------------------------
 using Act = uint8_t;

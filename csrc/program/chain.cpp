@@ -40,16 +40,16 @@ Chain::Chain(const ChainTask& task, const Timeline& timeline, int64_t buffers)
       buffers_(buffers),
       chunk_steps_(std::clamp<int64_t>(kChunkBytes / std::max<int64_t>(1, block_ * cell_.columns * 4), 1,
                                        std::max<int64_t>(1, timeline.steps()))),
-      input_(cell_.shape.weight, cell_.shape.input),
-      state_(cell_.shape.weight, cell_.shape.output()),
-      whole_state_(cell_.shape.weight, cell_.shape.hidden) {}
+      input_(cell_.shape.input_weight(), cell_.shape.input),
+      state_(cell_.shape.state_weight(), cell_.shape.output()),
+      whole_state_(cell_.shape.state_weight(), cell_.shape.hidden) {}
 
 void Chain::take_memory(Arena& arena) {
   const int64_t rows = block_ * chunk_steps_;
   input_.take_memory(arena, rows);
   state_.take_memory(arena, block_);
   pre_ = arena.take<float>(buffers_ * rows * cell_.columns);
-  if (cell_.shape.weight == CellWeight::kHalf) gates_ = arena.take<float>(block_ * cell_.columns);
+  if (cell_.shape.state_weight() == CellWeight::kHalf) gates_ = arena.take<float>(block_ * cell_.columns);
   if (cell_.projection == nullptr) return;
   whole_state_.take_memory(arena, block_);
   whole_ = arena.take<float>(block_ * cell_.shape.hidden);
@@ -96,7 +96,8 @@ void Chain::step(const float* pre, int64_t rows, float* y) {
   const int64_t output = cell_.shape.output();
   float* h = task_.h + task_.block.begin * output;
   const bool projects = cell_.projection != nullptr;
-  const auto step_type = cell_.shape.weight == CellWeight::kHalf ? &Chain::step_half : &Chain::step_int8;
+  const auto step_type =
+      cell_.shape.state_weight() == CellWeight::kHalf ? &Chain::step_half : &Chain::step_int8;
   (this->*step_type)(pre, rows, projects ? whole_ : h, projects ? nullptr : y);
   if (projects) {
     whole_state_.set(whole_, cell_.shape.hidden, rows);

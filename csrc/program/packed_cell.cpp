@@ -42,11 +42,12 @@ CellHeader lay_out(const CellShape& shape) {
   header.magic = kCellMagic;
   header.isa = static_cast<int32_t>(kernels.isa);
   header.shape = shape;
-  header.hidden_offset = kInputOffset + part_bytes(shape.weight, columns, shape.input, 0);
+  header.hidden_offset = kInputOffset + part_bytes(shape.input_weight(), columns, shape.input, 0);
   header.projection_offset =
-      header.hidden_offset + part_bytes(shape.weight, columns, shape.output(), panel_vectors(shape));
+      header.hidden_offset + part_bytes(shape.state_weight(), columns, shape.output(), panel_vectors(shape));
   header.bias_offset = header.projection_offset;
-  if (shape.projection > 0) header.bias_offset += part_bytes(shape.weight, shape.projection, shape.hidden, 0);
+  if (shape.projection > 0)
+    header.bias_offset += part_bytes(shape.state_weight(), shape.projection, shape.hidden, 0);
   header.bytes = header.bias_offset + aligned_size(shape.gates() * shape.hidden * 4);
   return header;
 }
@@ -117,7 +118,8 @@ void pack_cell(const CellShape& shape, const PlainCell& plain, uint8_t* packed) 
   const int64_t lanes = active_kernels().lanes, rows = shape.gates() * padded_units(shape, lanes);
   std::memset(packed, 0, static_cast<size_t>(header.bytes));
   std::memcpy(packed, &header, sizeof header);
-  Matrix input(shape.weight, rows, shape.input), hidden(shape.weight, rows, shape.output());
+  Matrix input(shape.input_weight(), rows, shape.input);
+  Matrix hidden(shape.state_weight(), rows, shape.output());
   auto* biases = reinterpret_cast<float*>(packed + header.bias_offset);
   const int64_t separate = shape.kind == CellKind::kGru ? 2 * shape.hidden : shape.gates() * shape.hidden;
   each_row(shape, lanes, [&](int64_t there, int64_t here) {
@@ -131,7 +133,7 @@ void pack_cell(const CellShape& shape, const PlainCell& plain, uint8_t* packed) 
   input.pack(0, packed + kInputOffset);
   hidden.pack(panel_vectors(shape), packed + header.hidden_offset);
   if (shape.projection > 0) {
-    Matrix projection(shape.weight, shape.projection, shape.hidden);
+    Matrix projection(shape.state_weight(), shape.projection, shape.hidden);
     for (int64_t row = 0; row < shape.projection; ++row)
       projection.copy_in(row, plain.projection, plain.projection_scale, row);
     projection.pack(0, packed + header.projection_offset);
@@ -144,7 +146,8 @@ void unpack_cell(const uint8_t* packed, const UnpackedCell& plain) {
   const KernelTable* kernels = kernels_of(static_cast<Isa>(header.isa));
   if (kernels == nullptr) throw std::invalid_argument("not a cell packed for an instruction set of this CPU");
   const int64_t rows = shape.gates() * padded_units(shape, kernels->lanes);
-  Matrix input(shape.weight, rows, shape.input), hidden(shape.weight, rows, shape.output());
+  Matrix input(shape.input_weight(), rows, shape.input);
+  Matrix hidden(shape.state_weight(), rows, shape.output());
   input.unpack(packed + kInputOffset);
   hidden.unpack(packed + header.hidden_offset);
   const auto* biases = reinterpret_cast<const float*>(packed + header.bias_offset);
@@ -155,7 +158,7 @@ void unpack_cell(const uint8_t* packed, const UnpackedCell& plain) {
     plain.hidden_bias[there] = hidden.bias[here];
   });
   if (shape.projection > 0) {
-    Matrix projection(shape.weight, shape.projection, shape.hidden);
+    Matrix projection(shape.state_weight(), shape.projection, shape.hidden);
     projection.unpack(packed + header.projection_offset);
     for (int64_t row = 0; row < shape.projection; ++row)
       projection.copy_out(row, plain.projection, plain.projection_scale, row);

@@ -14,7 +14,8 @@
 namespace intaglio {
 
 enum class CellKind : int32_t { kLstm = 0, kGru = 1, kTanh = 2, kRelu = 3 };
-enum class CellWeight : int32_t { kInt8 = 0, kHalf = 1 };
+// kMixed: halves for the input, int8 for the rest.
+enum class CellWeight : int32_t { kInt8 = 0, kHalf = 1, kMixed = 2 };
 
 struct CellShape {
   CellKind kind;
@@ -24,6 +25,8 @@ struct CellShape {
 
   int64_t gates() const { return kind == CellKind::kLstm ? 4 : kind == CellKind::kGru ? 3 : 1; }
   int64_t output() const { return projection > 0 ? projection : hidden; }
+  CellWeight input_weight() const { return weight == CellWeight::kMixed ? CellWeight::kHalf : weight; }
+  CellWeight state_weight() const { return weight == CellWeight::kMixed ? CellWeight::kInt8 : weight; }
 };
 
 // The plain tensors. The scales of halves, the projection of a cell that has none, and the biases may be

@@ -27,7 +27,7 @@ class Network {
     for (size_t i = 0; i < shapes_.size(); ++i) {
       const bool in_first_layer = static_cast<int64_t>(i) < call.directions;
       if (shapes_[i].output() != first.output() || shapes_[i].hidden != first.hidden ||
-          shapes_[i].kind != first.kind || shapes_[i].weight != first.weight ||
+          shapes_[i].kind != first.kind || shapes_[i].state_weight() != first.state_weight() ||
           shapes_[i].input != (in_first_layer ? first.input : width_))
         throw std::invalid_argument("the packed cells do not make one network");
     }

@@ -13,16 +13,10 @@ from intaglio.errors import (
     IntaglioError,
     NothingQuantizedError,
 )
-from intaglio.observer import (
-    MinMaxObserver,
-    PerChannelMinMaxObserver,
-    PerChannelMSEObserver,
-    PlaceholderObserver,
-)
+from intaglio.observer import MinMaxObserver, PerChannelMinMaxObserver, PlaceholderObserver
 from intaglio.qconfig import (
     QConfig,
     default_dynamic_qconfig,
-    default_embedding_qconfig,
     float16_dynamic_qconfig,
     float_qparams_weight_only_qconfig,
     float_qparams_weight_only_qconfig_4bit,
@@ -46,7 +40,6 @@ __all__ = [
     "MinMaxObserver",
     "NothingQuantizedError",
     "PerAxis",
-    "PerChannelMSEObserver",
     "PerChannelMinMaxObserver",
     "PerGroup",
     "PerRow",
@@ -57,7 +50,6 @@ __all__ = [
     "QTensor",
     "Summary",
     "default_dynamic_qconfig",
-    "default_embedding_qconfig",
     "float16_dynamic_qconfig",
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",

@@ -78,34 +78,68 @@ def run_recurrent(
     c: int,
     threads: int,
 ) -> None: ...
-def embedding_rows(
-    table: int,
-    table_rows: int,
+def packed_conv_bytes(spec: list[int]) -> int: ...
+def pack_conv(spec: list[int], weight: int, scale: int, bias: int, packed: int) -> None: ...
+def unpack_conv(packed: int, weight: int, scale: int, bias: int) -> None: ...
+def packed_conv_spec(packed: int) -> tuple[list[int], str]: ...
+def conv_dynamic(
+    x: int,
+    batch: int,
+    channels: int,
+    depth: int,
+    height: int,
     width: int,
-    bits: int,
-    indices: int,
-    count: int,
-    is_int64: bool,
+    x_channels_last: bool,
+    packed: int,
+    out_depth: int,
+    out_height: int,
+    out_width: int,
     y: int,
+    y_channels_last: bool,
     threads: int,
 ) -> None: ...
-def embedding_bags(
-    table: int,
-    table_rows: int,
-    width: int,
-    bits: int,
-    indices: int,
+def quantize_pixels(
+    x: int,
+    pixel_stride: int,
+    channel_stride: int,
     count: int,
-    is_int64: bool,
-    offsets: int,
-    offsets_count: int,
-    offsets_int64: bool,
-    include_last: bool,
-    bags: int,
-    weights: int,
-    mode: int,
-    padding_index: int,
-    y: int,
-    threads: int,
+    channel_begin: int,
+    channels: int,
+    repeat: int,
+    inverse_scale: float,
+    zero_point: int,
+    q: int,
+    q_stride: int,
 ) -> None: ...
-def packed_rows(packed: int, indices: int, count: int, is_int64: bool, y: int, threads: int) -> None: ...
+def gather_runs(
+    image: int, start: list[int], run: list[int], run_bytes: int, a: int, a_stride: int
+) -> None: ...
+def transpose_rows(x: int, x_stride: int, rows: int, cols: int, y: int, y_stride: int) -> None: ...
+def spread_taps(
+    image: int,
+    rows: int,
+    row_bytes: int,
+    positions: int,
+    position_bytes: int,
+    tap_bytes: int,
+    spread: int,
+    row_vectors: int,
+) -> None: ...
+def conv_depthwise(
+    spread: int,
+    offset: list[int],
+    chunks: int,
+    chunk_step: int,
+    rows: int,
+    row_step: int,
+    columns: int,
+    column_step: int,
+    packed: int,
+    panel: int,
+    scale: float,
+    zero_point: int,
+    y: int,
+    y_row_stride: int,
+    y_stride: int,
+) -> None: ...
+def tap_group(packed: int) -> int: ...

@@ -12,18 +12,12 @@ from typing import NamedTuple
 import torch
 
 from intaglio.errors import ConfigError
-from intaglio.observer import (
-    ObserverBase,
-    PerChannelMinMaxObserver,
-    PerChannelMSEObserver,
-    PlaceholderObserver,
-)
+from intaglio.observer import ObserverBase, PerChannelMinMaxObserver, PlaceholderObserver
 from intaglio.qparams import FLOAT16, INT8, UINT4, UINT8, PerTensor, QuantizedType, parse_dtype
 
 __all__ = [
     "QConfig",
     "default_dynamic_qconfig",
-    "default_embedding_qconfig",
     "dynamic_qconfig_of",
     "float16_dynamic_qconfig",
     "float_qparams_weight_only_qconfig",
@@ -68,14 +62,11 @@ float_qparams_weight_only_qconfig = QConfig(
 )
 """Embeddings of 8 bit: scale and offset for each row."""
 
-default_embedding_qconfig = float_qparams_weight_only_qconfig
-"""Alias of `float_qparams_weight_only_qconfig`."""
-
 float_qparams_weight_only_qconfig_4bit = QConfig(
     PlaceholderObserver.with_args(dtype=UINT8),
-    PerChannelMSEObserver.with_args(dtype=UINT4, qscheme=torch.per_channel_affine_float_qparams),
+    PerChannelMinMaxObserver.with_args(dtype=UINT4, qscheme=torch.per_channel_affine_float_qparams),
 )
-"""Embeddings of 4 bit: scale and offset for each row, of the range that has the least squared error."""
+"""Embeddings of 4 bit: scale and offset for each row."""
 
 _DYNAMIC_QCONFIGS = {
     INT8: default_dynamic_qconfig,

@@ -20,7 +20,11 @@ __all__ = ["LayerSummary", "Summary", "summary"]
 
 @dataclass(frozen=True)
 class LayerSummary:
-    """One module: its path, its class, whether it is quantized, why or how, and its bytes."""
+    """One module: its path, its class, whether it is quantized, why or how, and its bytes.
+
+    `float_bytes` is the size of its weights in float32, or their size as they are if it is not quantized;
+    `bytes` is their size now. Weights that an earlier module holds as well count there alone.
+    """
 
     path: str
     kind: str
@@ -41,7 +45,7 @@ class Summary:
 
     @property
     def float_bytes(self) -> int:
-        """Bytes of the weights before."""
+        """Bytes of the weights in float32."""
         return sum(layer.float_bytes for layer in self.layers)
 
     @property
@@ -59,7 +63,7 @@ class Summary:
         }
 
     def __str__(self) -> str:
-        rows = [("module", "class", "int8", "before", "after", "")]
+        rows = [("module", "class", "quantized", "float32", "now", "")]
         for layer in self.layers:
             mark = "yes" if layer.quantized else "no"
             sizes = (_readable(layer.float_bytes), _readable(layer.bytes))
@@ -92,24 +96,40 @@ def summary(model: nn.Module) -> Summary:
     kept: dict[str, str] = getattr(model, RECORD, {})
     layers: list[LayerSummary] = []
     inside: list[str] = []
+    counted: dict[int, str] = {}
     for path, module in model.named_modules():
         if any(path.startswith(prefix) for prefix in inside):
             continue
         if isinstance(module, QuantizedModule):
             inside.append(path + "." if path else "")
-            layers.append(_quantized(path, module))
-        else:
-            size = sum(p.numel() * p.element_size() for p in module.parameters(recurse=False))
-            if size:
-                note = kept.get(path, "not converted by intaglio")
-                layers.append(LayerSummary(path, type(module).__name__, False, note, size, size))
+            layers.append(_quantized(path, module, counted))
+        elif any(True for _ in module.parameters(recurse=False)):
+            layers.append(_kept(path, module, kept.get(path, "not converted by intaglio"), counted))
     return Summary(tuple(layers))
 
 
-def _quantized(path: str, module: QuantizedModule) -> LayerSummary:
-    return LayerSummary(
-        path, type(module).__name__, True, module.extra_repr(), module.float_bytes(), module.plain_bytes()
-    )
+def _quantized(path: str, module: QuantizedModule, counted: dict[int, str]) -> LayerSummary:
+    holders = {counted.setdefault(id(tensor), path) for tensor in module.buffers()}
+    kind, note = type(module).__name__, module.extra_repr()
+    if holders and path not in holders:
+        return LayerSummary(path, kind, True, f"{note}, shared with {_names(holders)}", 0, 0)
+    return LayerSummary(path, kind, True, note, module.float_bytes(), module.plain_bytes())
+
+
+def _kept(path: str, module: nn.Module, note: str, counted: dict[int, str]) -> LayerSummary:
+    size, holders = 0, set[str]()
+    for parameter in module.parameters(recurse=False):
+        holder = counted.setdefault(id(parameter), path)
+        if holder == path:
+            size += parameter.numel() * parameter.element_size()
+        else:
+            holders.add(holder)
+    shared = f", shared with {_names(holders)}" if holders else ""
+    return LayerSummary(path, type(module).__name__, False, note + shared, size, size)
+
+
+def _names(paths: set[str]) -> str:
+    return " and ".join(f"'{path}'" for path in sorted(paths))
 
 
 def _readable(count: int) -> str:

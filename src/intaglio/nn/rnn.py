@@ -1,8 +1,9 @@
 """LSTM, GRU and RNN: the dynamic quantized forms of whole layers, and their rules.
 
 Weights are int8 per row of each gate; inputs and hidden states are quantized to uint8 as they come, each
-row of the batch by itself. Or they are float16, and nothing else is quantized. Gates and cell states are
-float32. The cells are in rnn_cells.py. May import ops, rules, quantized, linear and errors.
+row of the batch by itself. Or they are float16, and nothing else is quantized. Or, where a narrow input is
+read, only the input's weight is float16 (`choose_weights`). Gates and cell states are float32. The cells
+are in rnn_cells.py. May import ops, rules, quantized, linear and errors.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from torch.nn.utils.rnn import PackedSequence
 
 from intaglio.errors import ConfigError, InputError
 from intaglio.nn.linear import quantize_weight
-from intaglio.nn.linear_half import round_to_half
+from intaglio.nn.linear_half import LARGEST_HALF, round_to_half
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
 from intaglio.ops.packing import MAX_K
 from intaglio.ops.recurrent import CellShape, pack_cell, recurrent_dynamic, unpack_cell
@@ -29,6 +30,11 @@ __all__ = ["DynamicGRU", "DynamicLSTM", "DynamicRNN", "RecurrentLayers", "quanti
 States = tuple[Tensor, ...]
 _Layers = TypeVar("_Layers", bound="RecurrentLayers")
 
+NARROW_INPUT = 128
+"""Widest input that is taken for raw features: mel bands, cepstra, sensors; word embeddings are wider."""
+
+READS_INPUT = {"weight_ih", "weight_ih_l0", "weight_ih_l0_reverse"}
+
 _is_compiling = torch.compiler.is_compiling
 
 
@@ -39,7 +45,7 @@ def quantize_cell(
     plain: dict[str, Tensor] = {}
     for name in shape.weights():
         weight = getattr(module, name + suffix)
-        if shape.weight == "float16":
+        if shape.is_half(name):
             plain[name] = round_to_half(weight, path)
         else:
             plain[name], plain[f"{name}_scale"] = quantize_weight(weight, qconfig, path)
@@ -47,6 +53,21 @@ def quantize_cell(
         for name in ("bias_ih", "bias_hh"):
             plain[name] = getattr(module, name + suffix).detach().to(torch.float32)
     return plain
+
+
+def choose_weights(weight_dtype: str, module: nn.Module) -> str:
+    """`mixed` in place of int8 for a layer or cell that reads a narrow input.
+
+    What a network reads, unlike the states that its layers pass on, need not be of one scale: the bands of
+    a power spectrum span seven orders of magnitude, and 8 bits for a row of it, or of its weight, lose all
+    but the loudest. (The demo's voice encoder, all in int8: SQNR 4.6 dB and 94 % of utterances recognized;
+    mixed: 26.8 dB and the 98 % of float32.) Raw features are narrow, so 16 bits for them cost little.
+    """
+    width, hidden = int(module.input_size), int(module.hidden_size)  # type: ignore[arg-type]
+    is_narrow = width <= NARROW_INPUT and 2 * width <= hidden
+    weights = [weight for name, weight in module.named_parameters() if name in READS_INPUT]
+    fits = all(bool((weight.detach().abs() <= LARGEST_HALF).all()) for weight in weights)
+    return "mixed" if weight_dtype == "int8" and is_narrow and fits else weight_dtype
 
 
 def float_cell_bytes(shape: CellShape, has_bias: bool) -> int:
@@ -59,6 +80,8 @@ def describe_weights(weight: str) -> str:
     """What `print` shows of a recurrent module's arithmetic."""
     if weight == "float16":
         return "weight=float16, computed in float32"
+    if weight == "mixed":
+        return "weight=int8 per channel, activations=uint8 per row; the input's weight float16"
     return "weight=int8 per channel, activations=uint8 per row"
 
 
@@ -82,9 +105,9 @@ class RecurrentLayers(QuantizedModule):
 
     Takes `(steps, batch, input_size)`, `(batch, steps, input_size)` with `batch_first`,
     `(steps, input_size)` or a `PackedSequence`, of any float dtype on the CPU; the results have its dtype.
-    A row of the batch that meets NaN or infinity is NaN from that step on, and no other row is touched by
-    it. `dropout` is kept but has no effect: quantized modules are for inference. Raises `InputError` for
-    other inputs, for states of other sizes, and in training mode.
+    A row of the batch that meets NaN, or infinity where its input is quantized, is NaN from that step on; no
+    other row is touched by it. `dropout` is kept but has no effect: quantized modules are for inference.
+    Raises `InputError` for other inputs, for states of other sizes, and in training mode.
     """
 
     modes: ClassVar[tuple[str, ...]]
@@ -127,7 +150,7 @@ class RecurrentLayers(QuantizedModule):
             dropout=module.dropout,
             bidirectional=module.bidirectional,
             proj_size=module.proj_size,
-            weight_dtype=qconfig.weight().dtype.name,
+            weight_dtype=choose_weights(qconfig.weight().dtype.name, module),
             path=path,
         )
         for suffix, shape in quantized._cells():
@@ -143,12 +166,11 @@ class RecurrentLayers(QuantizedModule):
         ends = ("", "_reverse")[: self._directions()]
         output = self.proj_size or self.hidden_size
         widths = [self.input_size] + [output * len(ends)] * (self.num_layers - 1)
+        later = "int8" if self.weight_dtype == "mixed" else self.weight_dtype
+        weights = [self.weight_dtype] + [later] * (self.num_layers - 1)
         return [
-            (
-                f"_l{layer}{end}",
-                CellShape(self.mode, width, self.hidden_size, self.proj_size, self.weight_dtype),
-            )
-            for layer, width in enumerate(widths)
+            (f"_l{layer}{end}", CellShape(self.mode, width, self.hidden_size, self.proj_size, weight))
+            for layer, (width, weight) in enumerate(zip(widths, weights, strict=True))
             for end in ends
         ]
 

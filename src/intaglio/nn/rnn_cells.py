@@ -14,7 +14,15 @@ from torch.fx import Proxy
 
 from intaglio.errors import ConfigError, InputError
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
-from intaglio.nn.rnn import States, describe_weights, float_cell_bytes, quantize_cell, refuse_cells, run_cells
+from intaglio.nn.rnn import (
+    States,
+    choose_weights,
+    describe_weights,
+    float_cell_bytes,
+    quantize_cell,
+    refuse_cells,
+    run_cells,
+)
 from intaglio.ops.recurrent import CellShape, pack_cell, unpack_cell
 from intaglio.qconfig import QConfig
 from intaglio.rules import Example, OpRule, register_rule
@@ -28,9 +36,9 @@ class RecurrentCell(QuantizedModule):
     """What `DynamicLSTMCell`, `DynamicGRUCell` and `DynamicRNNCell` share: called as torch's cells.
 
     Takes `(batch, input_size)` or `(input_size,)` of any float dtype on the CPU and states of width
-    `hidden_size`, zeros if none are given; the new states have the input's dtype. A row that holds NaN or
-    infinity comes out as NaN; other rows are not touched by it. Raises `InputError` for other inputs and
-    in training mode.
+    `hidden_size`, zeros if none are given; the new states have the input's dtype. A row that holds NaN, or
+    infinity where it is quantized, comes out as NaN; other rows are not touched by it. Raises `InputError`
+    for other inputs and in training mode.
     """
 
     modes: ClassVar[tuple[str, ...]]
@@ -57,7 +65,7 @@ class RecurrentCell(QuantizedModule):
     def from_float(cls: type[_Cell], module: nn.RNNCellBase, qconfig: QConfig, path: str = "") -> _Cell:
         """Quantize a torch cell of the same kind."""
         mode = f"RNN_{module.nonlinearity.upper()}" if isinstance(module, nn.RNNCell) else cls.modes[0]
-        weight_dtype = qconfig.weight().dtype.name
+        weight_dtype = choose_weights(qconfig.weight().dtype.name, module)
         quantized = cls(
             mode,
             module.input_size,

@@ -24,8 +24,8 @@ __all__ = ["MODES", "WEIGHTS", "CellShape", "pack_cell", "recurrent_dynamic", "u
 MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 """torch's names of the kinds of cell, in the order of the kernels' CellKind."""
 
-WEIGHTS = ("int8", "float16")
-"""Types of weights, in the order of the kernels' CellWeight."""
+WEIGHTS = ("int8", "float16", "mixed")
+"""Types of a cell's weights, in the order of the kernels' CellWeight; mixed has `weight_ih` in float16."""
 
 _threads = torch.get_num_threads
 
@@ -43,7 +43,7 @@ class CellShape:
     def __post_init__(self) -> None:
         if self.mode not in MODES or self.weight not in WEIGHTS:
             raise ConfigError(
-                f"a recurrent cell is one of {', '.join(MODES)} with {' or '.join(WEIGHTS)} weights, "
+                f"a recurrent cell is one of {', '.join(MODES)} with {', '.join(WEIGHTS)} weights, "
                 f"not {self.mode!r} with {self.weight!r}"
             )
         if self.input < 1 or self.hidden < 1 or self.projection < 0:
@@ -64,11 +64,15 @@ class CellShape:
         shapes = {"weight_ih": (self.rows, self.input), "weight_hh": (self.rows, self.output)}
         return shapes | ({"weight_hr": (self.projection, self.hidden)} if self.projection else {})
 
+    def is_half(self, name: str) -> bool:
+        """Whether the weight `name` is float16, and not int8."""
+        return self.weight == "float16" or (self.weight == "mixed" and name == "weight_ih")
+
     def tensors(self, has_bias: bool = True) -> dict[str, tuple[tuple[int, ...], torch.dtype]]:
         """Shape and dtype of each plain tensor, by name."""
         found: dict[str, tuple[tuple[int, ...], torch.dtype]] = {}
         for name, size in self.weights().items():
-            if self.weight == "float16":
+            if self.is_half(name):
                 found[name] = (size, torch.float16)
                 continue
             found[name] = (size, torch.int8)
@@ -95,7 +99,7 @@ def pack_cell(shape: CellShape, plain: dict[str, Tensor]) -> Tensor:
     Raises `ConfigError` for tensors that do not fit `shape` and where int32 sums could overflow.
     """
     for name, size in shape.weights().items():
-        if shape.weight == "int8" and size[1] > MAX_K:
+        if not shape.is_half(name) and size[1] > MAX_K:
             raise ConfigError(f"{name} has {size[1]} columns, beyond {MAX_K} int32 sums could overflow")
     expected = shape.tensors("bias_ih" in plain or "bias_hh" in plain)
     for name, (needed, dtype) in expected.items():

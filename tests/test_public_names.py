@@ -1,0 +1,86 @@
+"""What users can import: a change here is a change of the interface, and belongs in the CHANGELOG."""
+
+import importlib
+import inspect
+import pkgutil
+import subprocess
+import sys
+from types import ModuleType
+
+import pytest
+
+import intaglio
+
+PUBLIC = [
+    "ConfigError",
+    "ConversionError",
+    "FileFormatError",
+    "InputError",
+    "IntaglioError",
+    "MinMaxObserver",
+    "NothingQuantizedError",
+    "PerAxis",
+    "PerChannelMinMaxObserver",
+    "PerGroup",
+    "PerRow",
+    "PerTensor",
+    "PlaceholderObserver",
+    "QConfig",
+    "QParams",
+    "QTensor",
+    "Summary",
+    "default_dynamic_qconfig",
+    "float16_dynamic_qconfig",
+    "float_qparams_weight_only_qconfig",
+    "float_qparams_weight_only_qconfig_4bit",
+    "per_channel_dynamic_qconfig",
+    "per_tensor_dynamic_qconfig",
+    "quantize_dynamic",
+    "summary",
+]
+PARTS = [
+    importlib.import_module(info.name)
+    for info in pkgutil.walk_packages(intaglio.__path__, "intaglio.")
+    if not info.name.endswith(("._core", ".__main__"))
+]
+
+
+def test_the_public_names_are_these() -> None:
+    assert sorted(intaglio.__all__) == PUBLIC
+
+
+@pytest.mark.parametrize("module", [intaglio, *PARTS], ids=lambda module: module.__name__)
+def test_every_module_says_what_it_holds(module: ModuleType) -> None:
+    assert module.__doc__, "a module opens with what it holds and what it may import"
+    held = [n for n, thing in vars(module).items() if not n.startswith("_") and not inspect.ismodule(thing)]
+    if not held:  # a package that is only a docstring
+        return
+    assert hasattr(module, "__all__"), "names are public because __all__ says so"
+    for name in module.__all__:
+        thing = getattr(module, name)
+        if inspect.isclass(thing) or inspect.isfunction(thing):
+            assert inspect.getdoc(thing), name
+
+
+def test_every_error_is_one_of_ours_and_a_value_error() -> None:
+    errors = [getattr(intaglio, name) for name in PUBLIC if name.endswith("Error")]
+    assert all(issubclass(error, intaglio.IntaglioError) for error in errors)
+    assert all(issubclass(error, ValueError) for error in errors if error is not intaglio.IntaglioError)
+    assert issubclass(intaglio.NothingQuantizedError, intaglio.ConversionError)
+
+
+def test_the_version_is_that_of_the_installed_package() -> None:
+    from importlib.metadata import version
+
+    assert intaglio.__version__ == version("intaglio")
+
+
+def test_importing_it_loads_little_beside_torch() -> None:
+    code = (
+        "import sys, torch\nbefore = set(sys.modules)\nimport intaglio\n"
+        "print(*(name for name in set(sys.modules) - before if not name.startswith('intaglio')))"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    packages = {name.split(".")[0] for name in loaded.stdout.split()} - set(sys.stdlib_module_names)
+    assert packages <= {"torch", "safetensors", "numpy"}
+    assert not any(name.startswith(("torch._dynamo", "torch._inductor")) for name in loaded.stdout.split())
