@@ -26,6 +26,7 @@ from benchmarks.worker import run_worker
 from benchmarks.workloads import GROUPS, list_shapes
 
 HERE = Path(__file__).parent
+PARTIAL = HERE.parent / "build" / "benchmarks"
 THREADS = tuple(count for count in (1, 2) if count <= len(os.sched_getaffinity(0)))
 
 
@@ -41,14 +42,13 @@ def main(
     """Time intaglio and its peers in turn, and write tables of the ratios.
 
     A complete run replaces benchmarks/RESULTS.md and results.json; a partial one goes to build/benchmarks,
-    unless --output names a folder.
+    unless --output names a folder, and so does what an interrupted run had measured.
     """
     if worker:
         run_worker(only[0], threads[0], quick=quick)
         return
     complete = not (only or threads or quick)
-    folder = output or (HERE if complete else HERE.parent / "build" / "benchmarks")
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = output or (HERE if complete else PARTIAL)
     plan = [(group, count) for group in only or GROUPS for count in threads or THREADS]
     console = Console(stderr=True)
     run = Run(describe_environment(), {kind.name: kind.configuration for kind in CONTESTANTS})
@@ -56,15 +56,20 @@ def main(
         total = sum(len(list_shapes(group, quick=quick)) for group, _ in plan)
         bar = progress.add_task("starting", total=total)
         for group, count in plan:
-            for message in _start_worker(group, count, quick=quick, log=folder / "peers.log"):
+            for message in _start_worker(group, count, quick=quick, log=PARTIAL / "peers.log"):
                 if "result" in message:
                     run.results.append(case_from_dict(message["result"]))
                     progress.advance(bar)
                 else:
                     progress.update(bar, description=f"{message['doing']} ({count} threads)")
+            _write(run, PARTIAL)
+    _write(run, folder)
+    console.print(f"Written: {folder / 'RESULTS.md'}, {folder / 'results.json'}")
+
+
+def _write(run: Run, folder: Path) -> None:
     run.write(folder / "results.json")
     (folder / "RESULTS.md").write_text(render_markdown(run), encoding="utf-8")
-    console.print(f"Written: {folder / 'RESULTS.md'}, {folder / 'results.json'}")
 
 
 def _start_worker(group: str, threads: int, *, quick: bool, log: Path) -> Iterator[dict[str, Any]]:
@@ -75,7 +80,13 @@ def _start_worker(group: str, threads: int, *, quick: bool, log: Path) -> Iterat
     """
     command = [sys.executable, "-m", "benchmarks", "--worker", "--only", group, "--threads", str(threads)]
     # Read by OpenMP and MKL before torch.set_num_threads can speak: their pools must never be larger.
-    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "MKL_NUM_THREADS": str(threads)}
+    # CI: OpenVINO's tools send statistics about their user unless they run in one.
+    environment = os.environ | {
+        "OMP_NUM_THREADS": str(threads),
+        "MKL_NUM_THREADS": str(threads),
+        "CI": "true",
+    }
+    log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w", encoding="utf-8") as errors:
         worker = subprocess.Popen(
             [*command, "--quick"] if quick else command,

@@ -35,6 +35,7 @@ class OnnxRuntimeDynamic(Contestant):
 
     def __init__(self, network: Network, threads: int) -> None:
         super().__init__(network, threads)
+        onnxruntime.disable_telemetry_events()
         onnxruntime.set_default_logger_severity(ERRORS_ONLY)
         logging.getLogger("onnxruntime").setLevel(logging.ERROR)
         logging.getLogger().setLevel(logging.ERROR)  # where its quantizer logs
