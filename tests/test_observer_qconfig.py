@@ -162,5 +162,5 @@ def test_names_that_users_bring_along_are_here() -> None:
     import torch.ao.quantization as legacy
 
     names = [name for name in intaglio.__all__ if name.endswith(("dynamic_qconfig", "Observer", "_4bit"))]
-    ours = {"per_tensor_dynamic_qconfig"}
+    ours = {"per_tensor_dynamic_qconfig", "PerChannelMSEObserver"}
     assert {name for name in names if not hasattr(legacy, name)} == ours

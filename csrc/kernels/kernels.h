@@ -254,6 +254,56 @@ struct ApplyGatesArgs {
   bool relu;
 };
 
+// ---- Embeddings -----------------------------------------------------------------------------------
+
+// A table of quantized rows, the same bytes on every instruction set. Each row is a float32 scale, a
+// float32 offset, then `width` codes: bytes, or nibbles of which the first of two is the low one. A code
+// stands for fma(float(code), scale, offset).
+struct EmbeddingTable {
+  const uint8_t* rows;
+  int64_t row_bytes;  // 8 + (width * bits + 7) / 8
+  int64_t width;
+  int32_t bits;  // 8 or 4
+};
+
+// int32 or int64 positions of rows; the caller has checked that each is one.
+struct Indices {
+  const void* data;
+  int64_t count;
+  bool is_int64;
+};
+
+// y[i] = the row of index i.
+struct EmbeddingRowsArgs {
+  EmbeddingTable table;
+  Indices indices;
+  float* y;  // (count, width)
+};
+
+enum class BagMode : int32_t { kSum = 0, kMean = 1, kMax = 2 };
+
+// y[b] = the rows of bag b reduced in the order of its indices, column by column in float32:
+//   kSum: acc = 0, then acc = acc + row, or fma(weight, row, acc) with weights
+//   kMean: the sum / float(rows)      kMax: the first row, then max(acc, row)
+// Indices equal to padding_index count for nothing; a bag of no rows gives zeros.
+struct EmbeddingBagsArgs {
+  EmbeddingTable table;
+  Indices indices;
+  const float* weights;   // (count), kSum only, or nullptr
+  const int64_t* bounds;  // bag b holds the indices bounds[b] .. bounds[b + 1] - 1
+  int64_t bag_begin, bag_end;
+  BagMode mode;
+  int64_t padding_index;  // or a negative number
+  float* y;               // (bags, width)
+};
+
+// y[i] = float(weight[j]) * scale[j], j = index i, of a weight packed by this instruction set.
+struct PackedRowsArgs {
+  const uint8_t* packed;
+  Indices indices;
+  float* y;  // (count, k)
+};
+
 // ---- The table ------------------------------------------------------------------------------------
 
 struct KernelTable {

@@ -85,10 +85,28 @@ inline void store_u8_n(uint8_t* p, I v, int n) {
 inline F load_u8(const uint8_t* p) {
   return to_float(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
-inline F load_u8_n(const uint8_t* p, int n) {
-  uint8_t bytes[8] = {};
-  std::memcpy(bytes, p, static_cast<size_t>(n));
-  return load_u8(bytes);
+// The first n bytes in a register, without a detour through the stack: loops that load tails are hot.
+inline __m128i load_bytes(const uint8_t* p, int n) {
+  uint64_t bytes = 0;
+  for (int i = 0; i < n; ++i) bytes |= static_cast<uint64_t>(p[i]) << 8 * i;
+  return _mm_cvtsi64_si128(static_cast<int64_t>(bytes));
+}
+inline F load_u8_n(const uint8_t* p, int n) { return to_float(_mm256_cvtepu8_epi32(load_bytes(p, n))); }
+inline F load_s8(const int8_t* p) {
+  return to_float(_mm256_cvtepi8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
+}
+inline F split_nibbles(__m128i bytes) {
+  const __m128i words = _mm_cvtepu8_epi16(bytes);
+  const __m128i nibbles = _mm_and_si128(_mm_or_si128(words, _mm_slli_epi16(words, 4)), _mm_set1_epi8(15));
+  return to_float(_mm256_cvtepu8_epi32(nibbles));
+}
+inline F load_u4(const uint8_t* p, int64_t i) {
+  int32_t bytes;
+  std::memcpy(&bytes, p + (i >> 1), 4);
+  return split_nibbles(_mm_cvtsi32_si128(bytes));
+}
+inline F load_u4_n(const uint8_t* p, int64_t i, int n) {
+  return split_nibbles(load_bytes(p + (i >> 1), (n + 1) / 2));
 }
 
 // ---- Transposition by fours: each 128-bit lane j holds rows 4j..4j+3 -------------------------------

@@ -10,6 +10,8 @@
 //   store_u8                saturated to 0..255
 //   add_int, mul_int ...    modulo 2^32; min_int, max_int are signed, shifts are logical
 //   load_u8_int             kLanes bytes, zero-extended
+//   load_u4                 nibbles i, i + 1, ... of p, the first of each byte its low one; i is a
+//                           multiple of kLanes, and load_u4_n reads no byte beyond the n it is asked for
 //   load_quads              v[c] lane l = p[l * stride + c]: four columns of kLanes rows
 //   store_quads             its inverse for bytes: lane l of v[0..3], 16 bytes, to p + l * stride, l
 //   ascending broadcast, load_weights, dot, kGroup   acc[j] += sum over kGroup k's of a[k] * w[j][k], exact
@@ -83,6 +85,20 @@ inline F load_u8(const uint8_t* p) {
 }
 inline F load_u8_n(const uint8_t* p, int n) {
   return to_float(_mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(first(n), p)));
+}
+inline F load_s8(const int8_t* p) {
+  return to_float(_mm512_cvtepi8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
+}
+inline F split_nibbles(__m128i bytes) {
+  const __m128i words = _mm_cvtepu8_epi16(bytes);
+  const __m128i nibbles = _mm_and_si128(_mm_or_si128(words, _mm_slli_epi16(words, 4)), _mm_set1_epi8(15));
+  return to_float(_mm512_cvtepu8_epi32(nibbles));
+}
+inline F load_u4(const uint8_t* p, int64_t i) {
+  return split_nibbles(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p + (i >> 1))));
+}
+inline F load_u4_n(const uint8_t* p, int64_t i, int n) {
+  return split_nibbles(_mm_maskz_loadu_epi8(first((n + 1) / 2), p + (i >> 1)));
 }
 
 // ---- Transposition by fours: each 128-bit lane j holds rows 4j..4j+3 -------------------------------

@@ -83,6 +83,9 @@ inline void store_u8_n(uint8_t* p, I v, int n) {
 }
 inline F load_u8(const uint8_t* p) { return static_cast<F>(*p); }
 inline F load_u8_n(const uint8_t* p, int n) { return n > 0 ? static_cast<F>(*p) : 0.0f; }
+inline F load_s8(const int8_t* p) { return static_cast<F>(*p); }
+inline F load_u4(const uint8_t* p, int64_t i) { return static_cast<F>(p[i / 2] >> 4 * (i % 2) & 15); }
+inline F load_u4_n(const uint8_t* p, int64_t i, int n) { return n > 0 ? load_u4(p, i) : 0.0f; }
 
 // ---- int8 dot products: one k at a time ---------------------------------------------------------
 using Act = uint8_t;

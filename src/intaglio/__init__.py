@@ -13,7 +13,12 @@ from intaglio.errors import (
     IntaglioError,
     NothingQuantizedError,
 )
-from intaglio.observer import MinMaxObserver, PerChannelMinMaxObserver, PlaceholderObserver
+from intaglio.observer import (
+    MinMaxObserver,
+    PerChannelMinMaxObserver,
+    PerChannelMSEObserver,
+    PlaceholderObserver,
+)
 from intaglio.qconfig import (
     QConfig,
     default_dynamic_qconfig,
@@ -40,6 +45,7 @@ __all__ = [
     "MinMaxObserver",
     "NothingQuantizedError",
     "PerAxis",
+    "PerChannelMSEObserver",
     "PerChannelMinMaxObserver",
     "PerGroup",
     "PerRow",

@@ -143,3 +143,34 @@ def conv_depthwise(
     y_stride: int,
 ) -> None: ...
 def tap_group(packed: int) -> int: ...
+def embedding_rows(
+    table: int,
+    table_rows: int,
+    width: int,
+    bits: int,
+    indices: int,
+    count: int,
+    is_int64: bool,
+    y: int,
+    threads: int,
+) -> None: ...
+def embedding_bags(
+    table: int,
+    table_rows: int,
+    width: int,
+    bits: int,
+    indices: int,
+    count: int,
+    is_int64: bool,
+    offsets: int,
+    offsets_count: int,
+    offsets_int64: bool,
+    include_last: bool,
+    bags: int,
+    weights: int,
+    mode: int,
+    padding_index: int,
+    y: int,
+    threads: int,
+) -> None: ...
+def packed_rows(packed: int, indices: int, count: int, is_int64: bool, y: int, threads: int) -> None: ...

@@ -12,7 +12,12 @@ from typing import NamedTuple
 import torch
 
 from intaglio.errors import ConfigError
-from intaglio.observer import ObserverBase, PerChannelMinMaxObserver, PlaceholderObserver
+from intaglio.observer import (
+    ObserverBase,
+    PerChannelMinMaxObserver,
+    PerChannelMSEObserver,
+    PlaceholderObserver,
+)
 from intaglio.qparams import FLOAT16, INT8, UINT4, UINT8, PerTensor, QuantizedType, parse_dtype
 
 __all__ = [
@@ -64,9 +69,9 @@ float_qparams_weight_only_qconfig = QConfig(
 
 float_qparams_weight_only_qconfig_4bit = QConfig(
     PlaceholderObserver.with_args(dtype=UINT8),
-    PerChannelMinMaxObserver.with_args(dtype=UINT4, qscheme=torch.per_channel_affine_float_qparams),
+    PerChannelMSEObserver.with_args(dtype=UINT4, qscheme=torch.per_channel_affine_float_qparams),
 )
-"""Embeddings of 4 bit: scale and offset for each row."""
+"""Embeddings of 4 bit: scale and offset for each row, of the range that has the least squared error."""
 
 _DYNAMIC_QCONFIGS = {
     INT8: default_dynamic_qconfig,

@@ -1,6 +1,6 @@
 """The arithmetic of quantization in plain torch: what docs/numerics.md says, line by line.
 
-Holds the quantized types, `QParams` and the three functions between real numbers and integers.
+Holds the quantized types, `QParams` and the functions between real numbers and integers.
 Kernels, observers and fake quantization all compute exactly this. May import only errors.
 """
 
@@ -25,9 +25,11 @@ __all__ = [
     "QParams",
     "QuantizedType",
     "choose_qparams",
+    "choose_row_params",
     "dequantize",
     "parse_dtype",
     "quantize",
+    "quantize_row_codes",
 ]
 
 SMALLEST_RANGE = 2.0**-118
@@ -192,3 +194,19 @@ def choose_qparams(
         raise ConfigError("a range wider than the largest float32 cannot be quantized")
     zero_point = dtype.quant_min + torch.round(-low * (torch.full_like(span, steps) / span)).to(torch.int32)
     return QParams(span / steps, zero_point, dtype, axis)
+
+
+def choose_row_params(low: Tensor, high: Tensor, dtype: QuantizedType) -> tuple[Tensor, Tensor]:
+    """`scale` and `offset` of rows that range over `low..high`: `real = integer * scale + offset`.
+
+    `scale = max(high - low, 2^-118) / (quant_max - quant_min)`, computed in float64; `offset = low`. Unlike
+    `choose_qparams` the range is not widened to hold zero: a table of embeddings is only looked up.
+    """
+    span = torch.clamp(high.double() - low.double(), min=SMALLEST_RANGE)
+    return (span / (dtype.quant_max - dtype.quant_min)).float(), low.float()
+
+
+def quantize_row_codes(x: Tensor, scale: Tensor, offset: Tensor, dtype: QuantizedType) -> Tensor:
+    """`clamp(round((x - offset) / scale), 0, quant_max)` in float64; `(N, D)`, of `(N,)` parameters."""
+    steps = (x.double() - offset.double()[:, None]) / scale.double()[:, None]
+    return steps.round_().clamp_(0, dtype.quant_max).to(torch.uint8)

@@ -5,6 +5,7 @@ Importing this package registers every rule. May import ops, rules, qconfig, obs
 
 from intaglio.nn.conv import DynamicConv
 from intaglio.nn.conv_transpose import DynamicConvTranspose
+from intaglio.nn.embedding import QuantizedEmbedding, QuantizedEmbeddingBag
 from intaglio.nn.linear import DynamicLinear
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.quantized import QuantizedModule
@@ -22,5 +23,7 @@ __all__ = [
     "DynamicRNN",
     "DynamicRNNCell",
     "HalfLinear",
+    "QuantizedEmbedding",
+    "QuantizedEmbeddingBag",
     "QuantizedModule",
 ]

@@ -4,6 +4,28 @@ One file a family, each with its direct call and its `torch.library` op; `refere
 oracle that tests compare every kernel with. May import qtensor, qparams and errors.
 """
 
-from intaglio.ops import conv, half, linear, packing, recurrent, reference, reference_conv, reference_rnn
+from intaglio.ops import (
+    conv,
+    embedding,
+    half,
+    linear,
+    packing,
+    recurrent,
+    reference,
+    reference_conv,
+    reference_embedding,
+    reference_rnn,
+)
 
-__all__ = ["conv", "half", "linear", "packing", "recurrent", "reference", "reference_conv", "reference_rnn"]
+__all__ = [
+    "conv",
+    "embedding",
+    "half",
+    "linear",
+    "packing",
+    "recurrent",
+    "reference",
+    "reference_conv",
+    "reference_embedding",
+    "reference_rnn",
+]
