@@ -20,6 +20,7 @@ PUBLIC = [
     "MinMaxObserver",
     "NothingQuantizedError",
     "PerAxis",
+    "PerChannelMSEObserver",
     "PerChannelMinMaxObserver",
     "PerGroup",
     "PerRow",

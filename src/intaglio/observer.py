@@ -175,6 +175,8 @@ class PerChannelMSEObserver(PerChannelMinMaxObserver):
 
     def _range(self, x: Tensor) -> tuple[Tensor, Tensor]:
         low, high = super()._range(x)
+        if x.numel() == 0:
+            return low, high
         rows = x.movedim(self.axis, 0).flatten(1) if x.dim() > 1 else x[:, None]
         levels = self.dtype.quant_max - self.dtype.quant_min
         blocks = [slice(at, at + self.ROWS_AT_ONCE) for at in range(0, len(rows), self.ROWS_AT_ONCE)]
