@@ -247,6 +247,28 @@ def test_bad_input_names_the_layer(arguments: tuple[Any, ...], words: str) -> No
     assert "'encoder' (DynamicLSTM)" in str(caught.value)
 
 
+def test_packed_sequence_that_cannot_be_one() -> None:
+    form, data = quantized(nn.LSTM(6, 10)), torch.randn(5, 6)
+    for sizes, words in (([3, 3], "add up"), ([2, 3], "never rise"), ([3, 2, 0], "never rise")):
+        with pytest.raises(InputError, match=words):
+            form(PackedSequence(data, torch.tensor(sizes)))
+
+
+def test_op_refuses_shapes_that_do_not_fit() -> None:
+    form = quantized(nn.LSTM(6, 10))
+    op, cells, state = torch.ops.intaglio.recurrent_dynamic, [form.cell_l0], torch.zeros(1, 2, 10)
+    for x, h, c in (
+        (torch.randn(3, 2, 7), state, state),
+        (torch.randn(3, 6), state, state),
+        (torch.randn(3, 2, 6), torch.zeros(1, 2, 9), state),
+        (torch.randn(3, 2, 6), torch.zeros(1, 1, 10), state),
+        (torch.randn(3, 2, 6), state, None),
+        (torch.randn(3, 2, 6), state, torch.zeros(2, 2, 10)),
+    ):
+        with pytest.raises(InputError, match="do not fit 1 cells"):
+            op(x, None, h, c, cells, 1)
+
+
 def test_training_mode_is_refused() -> None:
     form = quantized(nn.GRU(6, 10))
     form.train()
@@ -285,8 +307,14 @@ def test_converts_between_instruction_sets() -> None:
     form, x = quantized(nn.GRU(6, 10, 2)), torch.randn(3, 2, 6)
     expected = flat(form(x))
     for isa in _core.available_isas():
+        before = _core.active_isa()
         _core.force_isa(isa)
-        assert all(map(torch.equal, flat(form(x)), expected))  # packed again for each call
+        cells = [form.cell_l0, form.cell_l1]
+        found = torch.ops.intaglio.recurrent_dynamic(x, None, torch.zeros(2, 2, 10), None, cells, 1)
+        assert all(map(torch.equal, found[:2], expected))  # packed again for each call
+        if isa != before:
+            with pytest.raises(InputError, match="pack it again"):
+                form(x)
         form.load_plain_state(form.plain_state())
         assert all(map(torch.equal, flat(form(x)), expected))
 

@@ -27,14 +27,14 @@ CellShape shape_of(int kind, int weight, int64_t input, int64_t hidden, int64_t 
   return {static_cast<CellKind>(kind), static_cast<CellWeight>(weight), input, hidden, projection};
 }
 
-void run(uintptr_t x, int64_t steps, int64_t batch, uintptr_t batch_sizes, const Addresses& cells,
-         int64_t directions, uintptr_t y, uintptr_t h, uintptr_t c, int threads) {
+void run(uintptr_t x, int64_t rows, int64_t steps, int64_t batch, uintptr_t batch_sizes,
+         const Addresses& cells, int64_t directions, uintptr_t y, uintptr_t h, uintptr_t c, int threads) {
   const nb::gil_scoped_release release;
   std::vector<const uint8_t*> packed;
   for (const uintptr_t cell : cells) packed.push_back(pointer<const uint8_t>(cell));
-  run_recurrent({pointer<const float>(x), steps, batch, pointer<const int64_t>(batch_sizes), packed.data(),
-                 static_cast<int64_t>(packed.size()) / directions, directions, pointer<float>(y),
-                 pointer<float>(h), pointer<float>(c), threads});
+  run_recurrent({pointer<const float>(x), rows, steps, batch, pointer<const int64_t>(batch_sizes),
+                 packed.data(), static_cast<int64_t>(packed.size()) / directions, directions,
+                 pointer<float>(y), pointer<float>(h), pointer<float>(c), threads});
 }
 
 }  // namespace
@@ -71,8 +71,8 @@ void bind_recurrent(nb::module_& m) {
                               s.projection, isa_name(isa));
       },
       "packed"_a, "(kind, weight, input, hidden, projection, instruction set) of a packed cell.");
-  m.def("run_recurrent", &run, "x"_a, "steps"_a, "batch"_a, "batch_sizes"_a, "cells"_a, "directions"_a, "y"_a,
-        "h"_a, "c"_a, "threads"_a);
+  m.def("run_recurrent", &run, "x"_a, "rows"_a, "steps"_a, "batch"_a, "batch_sizes"_a, "cells"_a,
+        "directions"_a, "y"_a, "h"_a, "c"_a, "threads"_a);
 }
 
 }  // namespace intaglio

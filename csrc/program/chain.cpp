@@ -1,6 +1,8 @@
 // One layer, one direction, one block of the batch: see chain.h.
 #include "chain.h"
 
+#include <stdexcept>
+
 namespace intaglio {
 namespace {
 
@@ -11,9 +13,14 @@ constexpr int64_t kChunkBytes = 256 * 1024;
 
 Timeline::Timeline(int64_t steps, int64_t batch, const int64_t* batch_sizes)
     : first_(static_cast<size_t>(steps) + 1) {
-  for (int64_t t = 0; t < steps; ++t)
-    first_[static_cast<size_t>(t) + 1] =
-        first_[static_cast<size_t>(t)] + (batch_sizes == nullptr ? batch : batch_sizes[t]);
+  int64_t most = batch;
+  for (int64_t t = 0; t < steps; ++t) {
+    const int64_t size = batch_sizes == nullptr ? batch : batch_sizes[t];
+    if (size < 1 || size > most || (t == 0 && size != batch))
+      throw std::invalid_argument("the batch sizes must begin with the whole batch and never rise");
+    most = size;
+    first_[static_cast<size_t>(t) + 1] = first_[static_cast<size_t>(t)] + size;
+  }
 }
 
 std::vector<Share> Timeline::split(int64_t batch, int parts) const {

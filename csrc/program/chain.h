@@ -11,7 +11,7 @@
 
 namespace intaglio {
 
-// Which rows each time step has.
+// Which rows each time step has. Throws std::invalid_argument if they could not be those of a batch.
 class Timeline {
  public:
   Timeline(int64_t steps, int64_t batch, const int64_t* batch_sizes);

@@ -20,6 +20,8 @@ class Network {
  public:
   explicit Network(const RecurrentCall& call)
       : call_(call), timeline_(call.steps, call.batch, call.batch_sizes) {
+    if (timeline_.rows() != call.rows)
+      throw std::invalid_argument("the batch sizes do not add up to the rows of the input");
     for (int64_t i = 0; i < call.layers * call.directions; ++i)
       shapes_.push_back(view_cell(call.cells[i]).shape);
     const CellShape& first = shapes_.front();

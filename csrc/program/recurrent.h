@@ -9,6 +9,7 @@ namespace intaglio {
 // they are sorted, longest first, and step t has its first batch_sizes[t] rows (a PackedSequence).
 struct RecurrentCall {
   const float* x;  // (rows, input)
+  int64_t rows;
   int64_t steps, batch;
   const int64_t* batch_sizes;   // (steps), never rising, the first one `batch`; nullptr: `batch` everywhere
   const uint8_t* const* cells;  // (layers * directions) packed cells
@@ -20,7 +21,7 @@ struct RecurrentCall {
 };
 
 // Each row's hidden state is quantized at every step, its input once (docs/numerics.md, "Recurrent
-// layers"). Throws std::invalid_argument where the cells do not fit together.
+// layers"). Throws std::invalid_argument where the cells do not fit together, or the batch sizes the rows.
 void run_recurrent(const RecurrentCall& call);
 
 }  // namespace intaglio

@@ -68,6 +68,7 @@ def unpack_cell(packed: int, plain: list[int]) -> None: ...
 def packed_cell_shape(packed: int) -> tuple[int, int, int, int, int, str]: ...
 def run_recurrent(
     x: int,
+    rows: int,
     steps: int,
     batch: int,
     batch_sizes: int,

@@ -20,7 +20,7 @@ from intaglio.nn.linear import quantize_weight
 from intaglio.nn.linear_half import LARGEST_HALF, round_to_half
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
 from intaglio.ops.packing import MAX_K
-from intaglio.ops.recurrent import CellShape, pack_cell, recurrent_dynamic, unpack_cell
+from intaglio.ops.recurrent import CellShape, pack_cell, run_recurrent, unpack_cell
 from intaglio.qconfig import QConfig
 from intaglio.qparams import INT8
 from intaglio.rules import Example, OpRule, register_rule
@@ -87,17 +87,14 @@ def describe_weights(weight: str) -> str:
 
 def run_cells(
     x: Tensor, batch_sizes: Tensor | None, h: Tensor, c: Tensor | None, cells: list[Tensor], directions: int
-) -> tuple[Tensor, Tensor, Tensor]:
-    """The op itself, or in eager mode, where no gradient could be asked for, what it calls."""
-    if _is_compiling() or (
-        torch.is_grad_enabled()
-        and (x.requires_grad or h.requires_grad or (c is not None and c.requires_grad))
-    ):
-        found: tuple[Tensor, Tensor, Tensor] = torch.ops.intaglio.recurrent_dynamic(
-            x, batch_sizes, h, c, cells, directions
-        )
-        return found
-    return recurrent_dynamic(x, batch_sizes, h, c, cells, directions)
+) -> tuple[Tensor, Tensor, Tensor | None]:
+    """Outputs, `h_n` and `c_n`: the kernels straight away for float32 in eager mode, else the op."""
+    if x.dtype is torch.float32 and h.dtype is torch.float32 and x.is_cpu and not _is_compiling():
+        h_n = h.clone(memory_format=torch.contiguous_format)
+        c_n = None if c is None else c.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        return run_recurrent(x, batch_sizes, h_n, c_n, cells, directions), h_n, c_n
+    y, h_n, c_n = torch.ops.intaglio.recurrent_dynamic(x, batch_sizes, h, c, cells, directions)
+    return y, h_n, None if c is None else c_n
 
 
 class RecurrentLayers(QuantizedModule):
@@ -134,8 +131,9 @@ class RecurrentLayers(QuantizedModule):
         self.num_layers, self.bias, self.batch_first = num_layers, bias, batch_first
         self.dropout, self.bidirectional, self.proj_size = dropout, bidirectional, proj_size
         self.weight_dtype = weight_dtype
-        for suffix, _ in self._cells():
-            self.register_buffer("cell" + suffix, None, persistent=False)
+        self._names = ["cell" + suffix for suffix, _ in self._cells()]
+        for name in self._names:
+            self.register_buffer(name, None, persistent=False)
 
     @classmethod
     def from_float(cls: type[_Layers], module: nn.RNNBase, qconfig: QConfig, path: str = "") -> _Layers:
@@ -206,12 +204,16 @@ class RecurrentLayers(QuantizedModule):
         return PackedSequence(y, x.batch_sizes, x.sorted_indices, x.unsorted_indices), states
 
     def _packed_cells(self) -> list[Tensor]:
-        return [getattr(self, "cell" + suffix) for suffix, _ in self._cells()]
+        buffers = self._buffers
+        return [cell for name in self._names if (cell := buffers[name]) is not None]
 
     def _through_cells(self, x: Tensor, batch_sizes: Tensor | None, states: States) -> tuple[Tensor, States]:
         c = states[1] if len(states) == 2 else None
-        y, h_n, c_n = run_cells(x, batch_sizes, states[0], c, self._packed_cells(), self._directions())
-        return y, (h_n,) if c is None else (h_n, c_n)
+        try:
+            y, h_n, c_n = run_cells(x, batch_sizes, states[0], c, self._packed_cells(), self._directions())
+        except ValueError as error:
+            raise InputError(f"{self.where()}: {error}") from None
+        return y, (h_n,) if c_n is None else (h_n, c_n)
 
     def _states(self, x: Tensor, batch: int, states: States | None, is_batched: bool) -> States:
         """The given states, checked and with a batch dimension, or zeros."""

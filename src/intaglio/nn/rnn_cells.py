@@ -21,15 +21,17 @@ from intaglio.nn.rnn import (
     float_cell_bytes,
     quantize_cell,
     refuse_cells,
-    run_cells,
 )
-from intaglio.ops.recurrent import CellShape, pack_cell, unpack_cell
+from intaglio.ops.recurrent import CellShape, pack_cell, run_cell, unpack_cell
 from intaglio.qconfig import QConfig
 from intaglio.rules import Example, OpRule, register_rule
 
 __all__ = ["DynamicGRUCell", "DynamicLSTMCell", "DynamicRNNCell", "RecurrentCell"]
 
 _Cell = TypeVar("_Cell", bound="RecurrentCell")
+
+_is_compiling = torch.compiler.is_compiling
+_dense = torch.contiguous_format
 
 
 class RecurrentCell(QuantizedModule):
@@ -98,12 +100,17 @@ class RecurrentCell(QuantizedModule):
                 raise InputError(
                     f"{self.where()}: {name} has shape {tuple(state.shape)}, but {expected} is needed"
                 )
-        rows = x if is_batched else x[None]
-        h, *rest = states or [x.new_zeros(expected)] * count
-        wide = [state[None] if is_batched else state[None, None] for state in (h, *rest)]
-        _, h_n, c_n = run_cells(rows[None], None, wide[0], wide[1] if rest else None, [self.cell], 1)
-        found = (h_n, c_n) if rest else (h_n,)
-        return tuple(state[0] if is_batched else state[0, 0] for state in found)
+        if states is None:
+            states = tuple(x.new_zeros(expected) for _ in range(count))
+        if x.dtype is torch.float32 and x.is_cpu and not _is_compiling():
+            found = tuple(state.to(torch.float32, copy=True, memory_format=_dense) for state in states)
+            run_cell(x, found[0], found[1] if count == 2 else None, self.cell)
+            return found
+        leading = (1,) if is_batched else (1, 1)
+        wide = [t.reshape(*leading, *t.shape) for t in (x, *states)]
+        c = wide[2] if count == 2 else None
+        _, h_n, c_n = torch.ops.intaglio.recurrent_dynamic(wide[0], None, wide[1], c, [self.cell], 1)
+        return tuple(t.reshape(expected) for t in (h_n, c_n)[:count])
 
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor."""

@@ -15,11 +15,20 @@ import torch
 from torch import Tensor
 
 from intaglio import _core
-from intaglio.errors import ConfigError
+from intaglio.errors import ConfigError, InputError
 from intaglio.ops.library import define_op
 from intaglio.ops.packing import MAX_K
 
-__all__ = ["MODES", "WEIGHTS", "CellShape", "pack_cell", "recurrent_dynamic", "unpack_cell"]
+__all__ = [
+    "MODES",
+    "WEIGHTS",
+    "CellShape",
+    "pack_cell",
+    "recurrent_dynamic",
+    "run_cell",
+    "run_recurrent",
+    "unpack_cell",
+]
 
 MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 """torch's names of the kinds of cell, in the order of the kernels' CellKind."""
@@ -27,6 +36,7 @@ MODES = ("LSTM", "GRU", "RNN_TANH", "RNN_RELU")
 WEIGHTS = ("int8", "float16", "mixed")
 """Types of a cell's weights, in the order of the kernels' CellWeight; mixed has `weight_ih` in float16."""
 
+_empty = torch.empty
 _threads = torch.get_num_threads
 
 
@@ -134,6 +144,56 @@ def _for_this_cpu(packed: Tensor) -> Tensor:
     return pack_cell(packed_shape(packed), unpack_cell(packed))
 
 
+def run_recurrent(
+    x: Tensor,
+    batch_sizes: Tensor | None,
+    h: Tensor,
+    c: Tensor | None,
+    cells: Sequence[Tensor],
+    directions: int,
+) -> Tensor:
+    """As `recurrent_dynamic`, all float32; `h` and `c` are contiguous and become `h_n` and `c_n`.
+
+    The caller has checked dtypes, devices and shapes. Raises `ValueError` for batch sizes that do not fit
+    and for cells that were packed for another instruction set.
+    """
+    if not x.is_contiguous():
+        x = x.contiguous()
+    shape = x.shape
+    y = _empty(*shape[:-1], directions * h.shape[2])
+    sizes = None if batch_sizes is None else batch_sizes.to(torch.int64).contiguous()
+    steps, batch = shape[0], h.shape[1]
+    _core.run_recurrent(
+        x.data_ptr(),
+        steps * batch if sizes is None else steps,
+        steps if sizes is None else sizes.shape[0],
+        batch,
+        0 if sizes is None else sizes.data_ptr(),
+        [cell.data_ptr() for cell in cells],
+        directions,
+        y.data_ptr(),
+        h.data_ptr(),
+        0 if c is None else c.data_ptr(),
+        _threads(),
+    )
+    return y
+
+
+def run_cell(x: Tensor, h: Tensor, c: Tensor | None, cell: Tensor) -> None:
+    """One time step of one packed cell; `h` and `c`, contiguous, are updated.
+
+    `x` is `(batch, input)` or `(input,)`, all are float32, and the caller has checked everything.
+    """
+    if not x.is_contiguous():
+        x = x.contiguous()
+    batch = x.shape[0] if x.dim() == 2 else 1
+    state, cell_state = h.data_ptr(), 0 if c is None else c.data_ptr()
+    # The output is the new state: both go to the same place.
+    _core.run_recurrent(
+        x.data_ptr(), batch, 1, batch, 0, [cell.data_ptr()], 1, state, state, cell_state, _threads()
+    )
+
+
 def recurrent_dynamic(
     x: Tensor,
     batch_sizes: Tensor | None,
@@ -147,29 +207,34 @@ def recurrent_dynamic(
     `x` is `(steps, batch, input)`, or `(rows, input)` with the `batch_sizes` of a `PackedSequence`, of any
     float dtype; `h` is `(layers * directions, batch, output)`, `c` likewise with hidden units, for an LSTM.
     Returns the outputs `(..., directions * output)`, `h_n` and `c_n` (empty without `c`) in the dtype of
-    `x`. The caller has checked the sizes.
+    `x`. Raises `InputError` for other shapes.
     """
-    values = x.to(torch.float32).contiguous()
+    _check_shapes(x, batch_sizes, h, c, cells)
     h_n = h.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
-    c_n = (
-        torch.empty(0) if c is None else c.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    c_n = None if c is None else c.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+    packed = [_for_this_cpu(cell) for cell in cells]
+    y = run_recurrent(x.to(torch.float32), batch_sizes, h_n, c_n, packed, directions)
+    return y.to(x.dtype), h_n.to(x.dtype), x.new_empty(0) if c_n is None else c_n.to(x.dtype)
+
+
+def _check_shapes(
+    x: Tensor, batch_sizes: Tensor | None, h: Tensor, c: Tensor | None, cells: Sequence[Tensor]
+) -> None:
+    shape = packed_shape(cells[0])
+    batch = x.shape[1] if batch_sizes is None and x.dim() == 3 else h.shape[1]
+    fits = (
+        x.dim() == (3 if batch_sizes is None else 2)
+        and x.shape[-1] == shape.input
+        and tuple(h.shape) == (len(cells), batch, shape.output)
+        and (c is not None) == (shape.mode == "LSTM")
+        and (c is None or tuple(c.shape) == (len(cells), batch, shape.hidden))
     )
-    y = torch.empty(*x.shape[:-1], directions * h.shape[2])
-    sizes = None if batch_sizes is None else batch_sizes.to(torch.int64).contiguous()
-    cells = [_for_this_cpu(cell) for cell in cells]
-    _core.run_recurrent(
-        values.data_ptr(),
-        x.shape[0] if sizes is None else sizes.shape[0],
-        h.shape[1],
-        0 if sizes is None else sizes.data_ptr(),
-        [cell.data_ptr() for cell in cells],
-        directions,
-        y.data_ptr(),
-        h_n.data_ptr(),
-        0 if c is None else c_n.data_ptr(),
-        _threads(),
-    )
-    return y.to(x.dtype), h_n.to(x.dtype), c_n.to(x.dtype)
+    if not fits:
+        states = [tuple(state.shape) for state in (h, c) if state is not None]
+        raise InputError(
+            f"intaglio::recurrent_dynamic: input {tuple(x.shape)} and states {states} do not fit "
+            f"{len(cells)} cells of {shape}"
+        )
 
 
 def _fake_recurrent_dynamic(
