@@ -88,13 +88,20 @@ def describe_weights(weight: str) -> str:
 def run_cells(
     x: Tensor, batch_sizes: Tensor | None, h: Tensor, c: Tensor | None, cells: list[Tensor], directions: int
 ) -> tuple[Tensor, Tensor, Tensor | None]:
-    """Outputs, `h_n` and `c_n`: the kernels straight away for float32 in eager mode, else the op."""
-    if x.dtype is torch.float32 and h.dtype is torch.float32 and x.is_cpu and not _is_compiling():
+    """Outputs, `h_n` and `c_n`: the kernels straight away where they can be called, else the op."""
+    if may_call_directly(x, h, c):
         h_n = h.clone(memory_format=torch.contiguous_format)
-        c_n = None if c is None else c.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
+        c_n = None if c is None else c.clone(memory_format=torch.contiguous_format)
         return run_recurrent(x, batch_sizes, h_n, c_n, cells, directions), h_n, c_n
     y, h_n, c_n = torch.ops.intaglio.recurrent_dynamic(x, batch_sizes, h, c, cells, directions)
     return y, h_n, None if c is None else c_n
+
+
+def may_call_directly(*tensors: Tensor | None) -> bool:
+    """Whether all are float32 on the CPU, none wants a gradient, and nothing is being compiled."""
+    return not _is_compiling() and all(
+        t is None or (t.dtype is torch.float32 and t.is_cpu and not t.requires_grad) for t in tensors
+    )
 
 
 class RecurrentLayers(QuantizedModule):

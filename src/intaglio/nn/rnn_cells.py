@@ -19,6 +19,7 @@ from intaglio.nn.rnn import (
     choose_weights,
     describe_weights,
     float_cell_bytes,
+    may_call_directly,
     quantize_cell,
     refuse_cells,
 )
@@ -29,9 +30,6 @@ from intaglio.rules import Example, OpRule, register_rule
 __all__ = ["DynamicGRUCell", "DynamicLSTMCell", "DynamicRNNCell", "RecurrentCell"]
 
 _Cell = TypeVar("_Cell", bound="RecurrentCell")
-
-_is_compiling = torch.compiler.is_compiling
-_dense = torch.contiguous_format
 
 
 class RecurrentCell(QuantizedModule):
@@ -102,8 +100,8 @@ class RecurrentCell(QuantizedModule):
                 )
         if states is None:
             states = tuple(x.new_zeros(expected) for _ in range(count))
-        if x.dtype is torch.float32 and x.is_cpu and not _is_compiling():
-            found = tuple(state.to(torch.float32, copy=True, memory_format=_dense) for state in states)
+        if may_call_directly(x, *states):
+            found = tuple(state.clone(memory_format=torch.contiguous_format) for state in states)
             run_cell(x, found[0], found[1] if count == 2 else None, self.cell)
             return found
         leading = (1,) if is_batched else (1, 1)
