@@ -27,9 +27,9 @@ from benchmarks.workloads import Case, Network, make_networks
 __all__ = ["run_worker"]
 
 PACES = {
-    "kernels": Pace(seconds=1.0, rounds=7),
-    "minilm": Pace(seconds=12, rounds=11),
-    "lstm": Pace(seconds=12, rounds=11),
+    "kernels": Pace(seconds=0.8, rounds=7),
+    "minilm": Pace(seconds=10, rounds=9),
+    "lstm": Pace(seconds=10, rounds=9),
 }
 QUICK_PACE = Pace(seconds=0.3, rounds=5)
 
