@@ -1,0 +1,41 @@
+"""Prints docs/supported-ops.md from the registered rules: the table is what the code does.
+
+usage: python tools/print_supported_ops.py > docs/supported-ops.md
+"""
+
+from __future__ import annotations
+
+import intaglio  # noqa: F401  (registers the rules)
+from intaglio.rules import OpRule, all_rules
+
+HEAD = """# What can be quantized
+
+Printed from the rules by `tools/print_supported_ops.py`; a test keeps it true.
+
+A float class also covers its subclasses that do not override `forward`. "By default" names the dtypes for
+which `quantize_dynamic` takes the class when it is not told what to take. Whatever has no rule stays float,
+and `intaglio.summary` says so.
+
+| float class | weights as | by default for |
+| --- | --- | --- |"""
+
+
+def row(rule: OpRule) -> str:
+    """The line of one rule."""
+    classes = [f"`{kind.__module__.split('.')[0]}.{kind.__name__}`" for kind in rule.float_types]
+    names = [f"`{name}`" for name in sorted(rule.float_type_names)]
+    return f"| {', '.join(classes + names)} | {listed(rule.weight_dtypes)} | {listed(rule.default_for)} |"
+
+
+def listed(names: frozenset[str]) -> str:
+    """Names in a fixed order."""
+    return ", ".join(sorted(names)) or "-"
+
+
+def table() -> str:
+    """The page."""
+    return "\n".join([HEAD, *(row(rule) for rule in sorted(all_rules(), key=lambda rule: rule.name))])
+
+
+if __name__ == "__main__":
+    print(table())
