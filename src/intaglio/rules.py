@@ -31,6 +31,8 @@ class OpRule:
     default_for: names of the types for which `quantize_dynamic` takes this op when not told what to take.
     refuse: why this very module must stay float, or None.
     covers: further types by which a user may ask for this rule (MultiheadAttention is made of Linear).
+    reads_children: the float module reads its children's weights itself, so that no child can be replaced
+        without it.
     examples: small float modules with inputs, on which the tests prove the rule.
     """
 
@@ -42,6 +44,7 @@ class OpRule:
     float_type_names: frozenset[str] = frozenset()
     refuse: Callable[[nn.Module, QConfig], str | None] = lambda module, qconfig: None
     covers: tuple[type[nn.Module], ...] = ()
+    reads_children: bool = False
     examples: tuple[Callable[[], Example], ...] = ()
     floor_sqnr: float = 25.0
 

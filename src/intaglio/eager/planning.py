@@ -103,11 +103,27 @@ def plan_dynamic(model: nn.Module, spec: Spec, rules: Rules) -> Plan:
             assert qconfig is not None
             plan.replacements.append(Replacement(module, rule, qconfig, tuple(paths[id(module)])))
             inside.append(children)
-        elif any(True for _ in module.parameters(recurse=False)):
+            continue
+        if any(True for _ in module.parameters(recurse=False)):
             plan.kept[path] = reason
+        if rule is not None and rule.reads_children:
+            _check_no_child_named(path, rule, spec)
+            inside.append(children)
+            for name, child in module.named_modules():
+                if name and any(True for _ in child.parameters(recurse=False)):
+                    plan.kept[children + name] = f"part of a float {rule.name}"
     if not plan.replacements:
         raise NothingQuantizedError(_nothing_message(model, spec, plan))
     return plan
+
+
+def _check_no_child_named(path: str, rule: OpRule, spec: Spec) -> None:
+    for name in spec:
+        if isinstance(name, str) and name.startswith(path + ".") and spec[name] is not None:
+            raise ConfigError(
+                f"'{name}' cannot be quantized alone: {rule.name} reads the weights of its children itself; "
+                f"ask for '{path}'"
+            )
 
 
 def _paths_of(model: nn.Module) -> dict[int, list[str]]:

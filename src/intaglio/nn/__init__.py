@@ -3,6 +3,7 @@
 Importing this package registers every rule. May import ops, rules, qconfig, observer and what they may.
 """
 
+from intaglio.nn.attention import DynamicMultiheadAttention
 from intaglio.nn.conv import DynamicConv
 from intaglio.nn.conv_transpose import DynamicConvTranspose
 from intaglio.nn.embedding import QuantizedEmbedding, QuantizedEmbeddingBag
@@ -20,6 +21,7 @@ __all__ = [
     "DynamicLSTM",
     "DynamicLSTMCell",
     "DynamicLinear",
+    "DynamicMultiheadAttention",
     "DynamicRNN",
     "DynamicRNNCell",
     "HalfLinear",

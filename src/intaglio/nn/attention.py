@@ -1,0 +1,322 @@
+"""MultiheadAttention: the form whose projections are quantized dynamically, and its rule.
+
+The four projections (query, key, value, output) are quantized Linears of their own; what happens between
+them stays in float. May import ops, rules, quantized, linear and errors.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any, cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.fx import Proxy
+
+from intaglio.errors import ConfigError, InputError
+from intaglio.nn.linear import LINEAR
+from intaglio.nn.quantized import QuantizedModule, StateSpec, quantized_class, register_quantized
+from intaglio.qconfig import QConfig
+from intaglio.rules import Example, OpRule, register_rule
+
+__all__ = ["DynamicMultiheadAttention"]
+
+PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+LINEAR_KINDS = frozenset({"dynamic_linear", "half_linear"})
+
+
+@register_quantized
+class DynamicMultiheadAttention(QuantizedModule):
+    """`nn.MultiheadAttention` with quantized projections: the same call, shapes, masks and outputs.
+
+    `query` is `(L, N, E)`, `(N, L, E)` with `batch_first`, or `(L, E)`; `key` and `value` likewise with `S`
+    positions of `kdim` and `vdim` features. Gives the output in the layout of `query`, and the attention
+    weights `(N, L, S)`, or `(N, H, L, S)` if they are not averaged, or None if they are not needed. Raises
+    `InputError` for other inputs and in training mode.
+    """
+
+    kind = "dynamic_multihead_attention"
+    bias_k: Tensor | None
+    bias_v: Tensor | None
+
+    # What torch's transformer layers look at before they take their fused float path: this says no.
+    in_proj_weight = None
+    in_proj_bias = None
+    _qkv_same_embed_dim = False
+
+    def __init__(
+        self,
+        num_heads: int,
+        projections: dict[str, QuantizedModule],
+        *,
+        bias_kv: bool = False,
+        add_zero_attn: bool = False,
+        batch_first: bool = False,
+        path: str = "",
+    ) -> None:
+        super().__init__(path)
+        for name in PROJECTIONS:
+            self.add_module(name, projections[name])
+        self.embed_dim = int(cast(Any, self.out_proj).in_features)
+        self.kdim = int(cast(Any, self.k_proj).in_features)
+        self.vdim = int(cast(Any, self.v_proj).in_features)
+        self.num_heads, self.head_dim = num_heads, self.embed_dim // num_heads
+        self.add_zero_attn, self.batch_first, self.has_bias_kv = add_zero_attn, batch_first, bias_kv
+        empty = torch.zeros(1, 1, self.embed_dim) if bias_kv else None
+        self.register_buffer("bias_k", empty)
+        self.register_buffer("bias_v", None if empty is None else empty.clone())
+
+    @classmethod
+    def from_float(cls, module: nn.Module, qconfig: QConfig, path: str = "") -> DynamicMultiheadAttention:
+        """Quantize the projections of an `nn.MultiheadAttention`."""
+        assert isinstance(module, nn.MultiheadAttention)
+        prefix = path + "." if path else ""
+        projections = {
+            name: cast(QuantizedModule, LINEAR.lower_dynamic(linear, qconfig, prefix + name))
+            for name, linear in _float_projections(module).items()
+        }
+        quantized = cls(
+            module.num_heads,
+            projections,
+            bias_kv=module.bias_k is not None,
+            add_zero_attn=module.add_zero_attn,
+            batch_first=module.batch_first,
+            path=path,
+        )
+        if module.bias_k is not None and module.bias_v is not None:
+            quantized.bias_k = module.bias_k.detach().to(torch.float32, copy=True)
+            quantized.bias_v = module.bias_v.detach().to(torch.float32, copy=True)
+        return quantized
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Attend; see the class and `nn.MultiheadAttention`."""
+        if isinstance(query, Proxy):
+            options = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
+            return cast("tuple[Tensor, Tensor | None]", self.as_fx_node(query, key, value, *options))
+        self._check(query, key, value)
+        if is_causal and attn_mask is None:
+            raise InputError(f"{self.where()}: is_causal is a hint about attn_mask: pass the mask as well")
+        batched = query.dim() == 3
+        heads = self._project(query, key, value, batched)
+        # torch's own rule: the causal shortcut only where nothing else masks and no weights are wanted.
+        causal = is_causal and key_padding_mask is None and not need_weights
+        mask = None if causal else self._merge_masks(key_padding_mask, attn_mask, heads)
+        if need_weights:
+            mixed, weights = _attend_with_weights(*heads, mask)
+            weights = weights.mean(1) if average_attn_weights else weights
+            weights = weights if batched else weights.squeeze(0)
+        else:
+            mixed, weights = F.scaled_dot_product_attention(*heads, attn_mask=mask, is_causal=causal), None
+        output: Tensor = self._projections()["out_proj"](mixed.transpose(1, 2).flatten(2))
+        if not batched:
+            return output.squeeze(0), weights
+        return (output if self.batch_first else output.transpose(0, 1)), weights
+
+    def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
+        for name, x, features in (
+            ("query", query, self.embed_dim),
+            ("key", key, self.kdim),
+            ("value", value, self.vdim),
+        ):
+            self.check_input(x, features, name)
+        dims = (query.dim(), key.dim(), value.dim())
+        if dims not in ((2, 2, 2), (3, 3, 3)):
+            raise InputError(
+                f"{self.where()}: query, key and value have {dims} dimensions; all must have 3 (batched) or 2"
+            )
+        if key.shape[:-1] != value.shape[:-1]:
+            raise InputError(
+                f"{self.where()}: key {tuple(key.shape)} and value {tuple(value.shape)} must have the same "
+                "batch and length"
+            )
+        batch = 0 if self.batch_first else 1
+        if query.dim() == 3 and query.shape[batch] != key.shape[batch]:
+            raise InputError(
+                f"{self.where()}: query {tuple(query.shape)} and key {tuple(key.shape)} must have the "
+                "same batch"
+            )
+
+    def _project(
+        self, query: Tensor, key: Tensor, value: Tensor, batched: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries `(N, H, L, D)`, keys and values `(N, H, S, D)`, with bias_k, bias_v and the zero key."""
+        projected = []
+        for x, name in ((query, "q_proj"), (key, "k_proj"), (value, "v_proj")):
+            y = self._projections()[name](x)
+            projected.append(y.unsqueeze(0) if not batched else y if self.batch_first else y.transpose(0, 1))
+        q, k, v = projected
+        if self.bias_k is not None and self.bias_v is not None:
+            k = torch.cat([k, self.bias_k.to(k.dtype).expand(k.shape[0], 1, -1)], 1)
+            v = torch.cat([v, self.bias_v.to(v.dtype).expand(v.shape[0], 1, -1)], 1)
+        if self.add_zero_attn:
+            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
+        q, k, v = (x.reshape(*x.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2) for x in (q, k, v))
+        return q, k, v
+
+    def _merge_masks(
+        self, padding: Tensor | None, attention: Tensor | None, heads: tuple[Tensor, Tensor, Tensor]
+    ) -> Tensor | None:
+        """One additive mask that broadcasts to `(N, H, L, S)`, or None."""
+        q, k, _ = heads
+        batch, length, positions = q.shape[0], q.shape[2], k.shape[2]
+        added = (self.bias_k is not None) + self.add_zero_attn
+        given = positions - added
+        merged = None
+        if attention is not None:
+            allowed = ((length, given), (batch * self.num_heads, length, given))
+            if tuple(attention.shape) not in allowed:
+                raise InputError(
+                    f"{self.where()}: attn_mask has shape {tuple(attention.shape)}, but must be "
+                    f"{allowed[0]} or {allowed[1]}"
+                )
+            merged = self._additive(attention, q.dtype, "attn_mask")
+            merged = merged if merged.dim() == 2 else merged.view(batch, self.num_heads, length, given)
+        if padding is not None:
+            expected = (batch, given)
+            if tuple(padding.shape) not in (expected, expected[1:]) or (padding.dim() == 1 and batch != 1):
+                raise InputError(
+                    f"{self.where()}: key_padding_mask has shape {tuple(padding.shape)}, "
+                    f"but must be {expected}"
+                )
+            rows = self._additive(padding, q.dtype, "key_padding_mask").view(batch, 1, 1, given)
+            merged = rows if merged is None else merged + rows
+        return merged if merged is None or not added else F.pad(merged, (0, added))
+
+    def _additive(self, mask: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+        if mask.dtype == torch.bool:
+            return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask, -math.inf)
+        if not mask.is_floating_point():
+            raise InputError(f"{self.where()}: {name} has dtype {mask.dtype}, but must be bool or float")
+        return mask.to(dtype)
+
+    # ---- State: the children keep theirs; bias_k and bias_v are plain buffers ---------------------------
+
+    _save_to_state_dict = nn.Module._save_to_state_dict
+    _load_from_state_dict = nn.Module._load_from_state_dict
+
+    def _projections(self) -> dict[str, QuantizedModule]:
+        return {name: cast(QuantizedModule, self._modules[name]) for name in PROJECTIONS}
+
+    def config(self) -> dict[str, Any]:
+        """The constructor's arguments; each projection as its kind and config."""
+        return {
+            "num_heads": self.num_heads,
+            "bias_kv": self.has_bias_kv,
+            "add_zero_attn": self.add_zero_attn,
+            "batch_first": self.batch_first,
+            "projections": {
+                name: {"kind": part.kind, "config": part.config()}
+                for name, part in self._projections().items()
+            },
+        }
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> DynamicMultiheadAttention:
+        """An empty module; `ConfigError` where a projection is not a Linear."""
+        projections = {}
+        for name in PROJECTIONS:
+            part = config["projections"][name]
+            made = quantized_class(part["kind"]) if part["kind"] in LINEAR_KINDS else None
+            if made is None:
+                raise ConfigError(f"{name} of an attention must be a Linear, not {part['kind']!r}")
+            projections[name] = made.from_config(part["config"])
+        options = {name: config[name] for name in ("bias_kv", "add_zero_attn", "batch_first")}
+        return cls(config["num_heads"], projections, **options)
+
+    def state_spec(self) -> StateSpec:
+        """Those of the projections under their names, and `bias_k` and `bias_v` if there are any."""
+        spec: StateSpec = {
+            f"{name}.{key}": value
+            for name, part in self._projections().items()
+            for key, value in part.state_spec().items()
+        }
+        if self.has_bias_kv:
+            spec |= dict.fromkeys(("bias_k", "bias_v"), ((1, 1, self.embed_dim), torch.float32))
+        return spec
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Unpack."""
+        state = {
+            f"{name}.{key}": tensor
+            for name, part in self._projections().items()
+            for key, tensor in part.plain_state().items()
+        }
+        if self.bias_k is not None and self.bias_v is not None:
+            state |= {"bias_k": self.bias_k, "bias_v": self.bias_v}
+        return state
+
+    def load_plain_state(self, state: dict[str, Tensor]) -> None:
+        """Pack each projection."""
+        for name, part in self._projections().items():
+            prefix = f"{name}."
+            part.load_plain_state({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        if self.has_bias_kv:
+            self.bias_k, self.bias_v = state["bias_k"], state["bias_v"]
+
+    def float_bytes(self) -> int:
+        """Bytes of the float projections and biases."""
+        own = 2 * 4 * self.embed_dim if self.has_bias_kv else 0
+        return own + sum(part.float_bytes() for part in self._projections().values())
+
+    def extra_repr(self) -> str:
+        """What `print` shows beside the projections."""
+        return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
+
+
+def _attend_with_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    scores = (q * math.sqrt(1.0 / q.shape[-1])) @ k.transpose(-2, -1)
+    weights = torch.softmax(scores if mask is None else scores + mask, -1)
+    return weights @ v, weights
+
+
+def _float_projections(module: nn.MultiheadAttention) -> dict[str, nn.Linear]:
+    """The projections as Linears that share the attention's parameters."""
+    if module.in_proj_weight is not None:
+        weights = module.in_proj_weight.chunk(3)
+    else:
+        weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
+    biases = (None, None, None) if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
+    linears: dict[str, nn.Linear] = {}
+    for name, weight, bias in zip(PROJECTIONS, weights, biases, strict=False):
+        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+        linear.weight = nn.Parameter(weight, requires_grad=False)
+        linear.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
+        linears[name] = linear
+    return linears | {"out_proj": module.out_proj}
+
+
+def _example() -> Example:
+    x = torch.randn(7, 3, 48)
+    return nn.MultiheadAttention(48, 4), (x, x, x)
+
+
+def _example_of_two_sequences() -> Example:
+    attention = nn.MultiheadAttention(
+        32, 2, bias=False, kdim=24, vdim=40, add_bias_kv=True, add_zero_attn=True, batch_first=True
+    )
+    return attention, (torch.randn(2, 5, 32), torch.randn(2, 9, 24), torch.randn(2, 9, 40))
+
+
+ATTENTION = register_rule(
+    OpRule(
+        name="MultiheadAttention",
+        float_types=(nn.MultiheadAttention,),
+        lower_dynamic=DynamicMultiheadAttention.from_float,
+        weight_dtypes=LINEAR.weight_dtypes,
+        default_for=LINEAR.default_for,
+        covers=(nn.Linear,),
+        reads_children=True,
+        examples=(_example, _example_of_two_sequences),
+    )
+)
