@@ -64,8 +64,8 @@ class DynamicMultiheadAttention(QuantizedModule):
         self.num_heads, self.head_dim = num_heads, self.embed_dim // num_heads
         self.add_zero_attn, self.batch_first, self.has_bias_kv = add_zero_attn, batch_first, bias_kv
         empty = torch.zeros(1, 1, self.embed_dim) if bias_kv else None
-        self.register_buffer("bias_k", empty)
-        self.register_buffer("bias_v", None if empty is None else empty.clone())
+        self.register_buffer("bias_k", empty, persistent=False)
+        self.register_buffer("bias_v", None if empty is None else empty.clone(), persistent=False)
 
     @classmethod
     def from_float(cls, module: nn.Module, qconfig: QConfig, path: str = "") -> DynamicMultiheadAttention:
@@ -107,18 +107,18 @@ class DynamicMultiheadAttention(QuantizedModule):
         self._check(query, key, value)
         if is_causal and attn_mask is None:
             raise InputError(f"{self.where()}: is_causal is a hint about attn_mask: pass the mask as well")
-        batched = query.dim() == 3
-        heads = self._project(query, key, value, batched)
+        batched, dtype = query.dim() == 3, query.dtype
+        heads = self._project(query.float(), key.float(), value.float(), batched)
         # torch's own rule: the causal shortcut only where nothing else masks and no weights are wanted.
         causal = is_causal and key_padding_mask is None and not need_weights
         mask = None if causal else self._merge_masks(key_padding_mask, attn_mask, heads)
         if need_weights:
             mixed, weights = _attend_with_weights(*heads, mask)
             weights = weights.mean(1) if average_attn_weights else weights
-            weights = weights if batched else weights.squeeze(0)
+            weights = (weights if batched else weights.squeeze(0)).to(dtype)
         else:
             mixed, weights = F.scaled_dot_product_attention(*heads, attn_mask=mask, is_causal=causal), None
-        output: Tensor = self._projections()["out_proj"](mixed.transpose(1, 2).flatten(2))
+        output: Tensor = self._projections()["out_proj"](mixed.transpose(1, 2).flatten(2)).to(dtype)
         if not batched:
             return output.squeeze(0), weights
         return (output if self.batch_first else output.transpose(0, 1)), weights
@@ -180,7 +180,7 @@ class DynamicMultiheadAttention(QuantizedModule):
                     f"{self.where()}: attn_mask has shape {tuple(attention.shape)}, but must be "
                     f"{allowed[0]} or {allowed[1]}"
                 )
-            merged = self._additive(attention, q.dtype, "attn_mask")
+            merged = self._additive(attention, "attn_mask")
             merged = merged if merged.dim() == 2 else merged.view(batch, self.num_heads, length, given)
         if padding is not None:
             expected = (batch, given)
@@ -189,21 +189,16 @@ class DynamicMultiheadAttention(QuantizedModule):
                     f"{self.where()}: key_padding_mask has shape {tuple(padding.shape)}, "
                     f"but must be {expected}"
                 )
-            rows = self._additive(padding, q.dtype, "key_padding_mask").view(batch, 1, 1, given)
+            rows = self._additive(padding, "key_padding_mask").view(batch, 1, 1, given)
             merged = rows if merged is None else merged + rows
         return merged if merged is None or not added else F.pad(merged, (0, added))
 
-    def _additive(self, mask: Tensor, dtype: torch.dtype, name: str) -> Tensor:
+    def _additive(self, mask: Tensor, name: str) -> Tensor:
         if mask.dtype == torch.bool:
-            return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(mask, -math.inf)
+            return torch.zeros(mask.shape, device=mask.device).masked_fill_(mask, -math.inf)
         if not mask.is_floating_point():
             raise InputError(f"{self.where()}: {name} has dtype {mask.dtype}, but must be bool or float")
-        return mask.to(dtype)
-
-    # ---- State: the children keep theirs; bias_k and bias_v are plain buffers ---------------------------
-
-    _save_to_state_dict = nn.Module._save_to_state_dict
-    _load_from_state_dict = nn.Module._load_from_state_dict
+        return mask.float()
 
     def _projections(self) -> dict[str, QuantizedModule]:
         return {name: cast(QuantizedModule, self._modules[name]) for name in PROJECTIONS}
@@ -261,6 +256,10 @@ class DynamicMultiheadAttention(QuantizedModule):
         for name, part in self._projections().items():
             prefix = f"{name}."
             part.load_plain_state({k[len(prefix) :]: v for k, v in state.items() if k.startswith(prefix)})
+        self.load_own_state(state)
+
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        """Set `bias_k` and `bias_v`, if there are any."""
         if self.has_bias_kv:
             self.bias_k, self.bias_v = state["bias_k"], state["bias_v"]
 

@@ -71,6 +71,10 @@ class QuantizedModule(nn.Module):
         """Pack `state`, which fits `state_spec`."""
         raise ConfigError(f"{type(self).__name__} defines no load_plain_state")
 
+    def load_own_state(self, state: dict[str, Tensor]) -> None:
+        """Pack the tensors of the plain state that are not a quantized child's: no dot in their names."""
+        self.load_plain_state(state)
+
     def float_bytes(self) -> int:
         """Bytes of the float module's parameters that this one replaces."""
         raise ConfigError(f"{type(self).__name__} defines no float_bytes")
@@ -148,7 +152,8 @@ class QuantizedModule(nn.Module):
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         for name, tensor in self.plain_state().items():
-            destination[prefix + name] = tensor
+            if "." not in name:
+                destination[prefix + name] = tensor
 
     def _load_from_state_dict(
         self,
@@ -160,14 +165,14 @@ class QuantizedModule(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        spec = self.state_spec()
+        spec = {name: claim for name, claim in self.state_spec().items() if "." not in name}
         found = {name: state_dict[prefix + name] for name in spec if prefix + name in state_dict}
         missing_keys.extend(prefix + name for name in spec if name not in found)
         if strict:
             unexpected_keys.extend(
                 key
                 for key in state_dict
-                if key.startswith(prefix) and key[len(prefix) :].split(".")[0] not in spec
+                if key.startswith(prefix) and key[len(prefix) :].split(".")[0] not in {*spec, *self._modules}
             )
         wrong = [
             f"{prefix}{name}: {tuple(t.shape)} {t.dtype}, expected {spec[name][0]} {spec[name][1]}"
@@ -176,7 +181,7 @@ class QuantizedModule(nn.Module):
         ]
         error_msgs.extend(wrong)
         if not wrong and len(found) == len(spec):
-            self.load_plain_state(found)
+            self.load_own_state(found)
 
     def __getstate__(self) -> dict[str, Any]:
         return {
