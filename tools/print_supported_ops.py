@@ -22,7 +22,7 @@ and `intaglio.summary` says so.
 
 def row(rule: OpRule) -> str:
     """The line of one rule."""
-    classes = [f"`{kind.__module__.split('.')[0]}.{kind.__name__}`" for kind in rule.float_types]
+    classes = [f"`nn.{kind.__name__}`" for kind in rule.float_types]
     names = [f"`{name}`" for name in sorted(rule.float_type_names)]
     return f"| {', '.join(classes + names)} | {listed(rule.weight_dtypes)} | {listed(rule.default_for)} |"
 
