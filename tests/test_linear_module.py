@@ -271,6 +271,41 @@ def test_inductor() -> None:
         assert torch.allclose(compiled(x), quantized(x), atol=1e-3)
 
 
+def test_tracers_record_the_op_and_not_an_empty_tensor() -> None:
+    from torch.fx.experimental.proxy_tensor import make_fx
+
+    x, other = torch.randn(3, 13), torch.randn(3, 13)
+    for layer in layers(13, 7)[1:]:
+        traced = make_fx(layer)(x)
+        assert torch.equal(traced(other), layer(other))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_jit_trace_records_the_op() -> None:
+    x, other = torch.randn(3, 13), torch.randn(4, 13)
+    for layer in layers(13, 7)[1:]:
+        traced = torch.jit.trace(nn.Sequential(layer).eval(), x)
+        assert torch.equal(traced(other), layer(other))
+
+
+def test_hooks_of_all_modules_and_compiled_modules_are_obeyed() -> None:
+    x, seen = torch.randn(3, 13), []
+    for layer in layers(13, 7)[1:]:
+        expected = layer(x)
+        for register in (
+            nn.modules.module.register_module_forward_hook,
+            nn.modules.module.register_module_forward_pre_hook,
+        ):
+            handle = register(lambda module, *_: seen.append(module))
+            assert torch.equal(layer(x=x), expected)
+            handle.remove()
+            assert seen.pop() is layer
+        layer.compile(backend="aot_eager", fullgraph=True)
+        with torch.no_grad():
+            assert torch.equal(layer(x), expected)
+        assert layer._compiled_call_impl is not None
+
+
 def test_gradients_flow_around_but_never_through() -> None:
     _, *quantized = layers(8, 8)
     for layer in quantized:

@@ -17,6 +17,7 @@ from intaglio.errors import InputError
 from intaglio.nn.linear import quantize_weight
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
 from intaglio.ops.conv import ConvSpec, is_channels_last, pack_conv, run_conv_dynamic, unpack_conv
+from intaglio.ops.library import is_eager
 from intaglio.ops.packing import MAX_K
 from intaglio.qconfig import QConfig
 from intaglio.qparams import INT8, QParams
@@ -25,7 +26,6 @@ from intaglio.rules import Example, OpRule, register_rule
 
 __all__ = ["ConvModule", "DynamicConv", "example_of", "lies_channels_last", "refuse_conv"]
 
-_is_compiling = torch.compiler.is_compiling
 
 FloatConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 
@@ -149,7 +149,7 @@ class ConvModule(QuantizedModule):
             raise InputError(f"{self.where()}: input of shape {tuple(x.shape)} has no pixels")
         output_size = size_of(size)
         channels_last = dims > 1 and (self.channels_last or is_channels_last(x))
-        if type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu and not _is_compiling():
+        if type(x) is Tensor and x.dtype is torch.float32 and x.is_cpu and is_eager():
             found = run_conv_dynamic(x, self.packed, self.out_channels, output_size, channels_last)
             return self.refuse_gradient(x, found) if x.requires_grad else found
         op = torch.ops.intaglio.conv_dynamic

@@ -23,13 +23,13 @@ from intaglio.ops.embedding import (
     run_embedding_bag,
     unpack_table,
 )
+from intaglio.ops.library import is_eager
 from intaglio.qconfig import QConfig
 from intaglio.qparams import UINT4, UINT8, QuantizedType, choose_row_params, quantize_row_codes
 from intaglio.rules import Example, OpRule, register_rule
 
 __all__ = ["QuantizedEmbedding", "QuantizedEmbeddingBag", "check_indices", "quantize_table"]
 
-_is_compiling = torch.compiler.is_compiling
 
 INDEX_TYPES = frozenset({torch.int64, torch.int32})
 
@@ -196,7 +196,7 @@ class QuantizedEmbedding(_QuantizedTable):
             and input.dtype in INDEX_TYPES
             and input.is_cpu
             and not self.training
-            and not _is_compiling()
+            and is_eager()
         ):
             # From the dict: nn.Module's attribute access to a buffer takes longer than the kernel's call.
             packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
@@ -265,7 +265,7 @@ class QuantizedEmbeddingBag(_QuantizedTable):
             return self.as_fx_node(input, offsets, per_sample_weights)
         self._check(input, offsets, per_sample_weights)
         weights = None if per_sample_weights is None else per_sample_weights.to(torch.float32)
-        plain = type(input) is Tensor and input.is_cpu and not _is_compiling()
+        plain = type(input) is Tensor and input.is_cpu and is_eager()
         direct = plain and (weights is None or not weights.requires_grad)
         run = run_embedding_bag if direct else torch.ops.intaglio.embedding_bag
         y: Tensor = run(

@@ -16,6 +16,7 @@ from torch.fx import Proxy
 from intaglio.errors import ConfigError
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
+from intaglio.ops.library import is_eager
 from intaglio.ops.linear import run_linear_dynamic
 from intaglio.ops.packing import MAX_K, pack_weight, unpack_weight
 from intaglio.qconfig import QConfig
@@ -25,7 +26,7 @@ from intaglio.rules import Example, OpRule, register_rule
 
 __all__ = ["DynamicLinear", "quantize_weight"]
 
-_is_compiling = torch.compiler.is_compiling
+_float32 = torch.float32
 
 
 BLOCK_VALUES = 1 << 18
@@ -98,19 +99,15 @@ class DynamicLinear(QuantizedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply `(..., in_features)`; see the class."""
-        if (
-            type(x) is Tensor
-            and x.dtype is torch.float32
-            and x.is_cpu
-            and not self.training
-            and not _is_compiling()
-        ):
-            shape = x.shape
-            if shape and shape[-1] == self.in_features:
-                # From the dict: nn.Module's attribute access to a buffer takes longer than the kernel's call.
-                packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
+        if type(x) is Tensor and x.dtype is _float32 and x.is_cpu and not self.training and is_eager():
+            # From the dict: nn.Module's attribute access to a buffer takes longer than the kernel's call.
+            packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
+            try:
                 y = run_linear_dynamic(x, packed, self.out_features, self.per_row)
-                return self.refuse_gradient(x, y) if x.requires_grad else y
+            except ValueError:
+                self.check_input(x, self.in_features)
+                raise
+            return self.refuse_gradient(x, y) if x.requires_grad else y
         if isinstance(x, Proxy):
             return self.as_fx_node(x)
         self.check_input(x, self.in_features)

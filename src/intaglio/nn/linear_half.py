@@ -15,10 +15,11 @@ from torch.fx import Proxy
 
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
 from intaglio.ops.half import pack_half_weight, run_linear_half, unpack_half_weight
+from intaglio.ops.library import is_eager
 
 __all__ = ["HalfLinear", "round_to_half"]
 
-_is_compiling = torch.compiler.is_compiling
+_float32 = torch.float32
 
 LARGEST_HALF = 65504.0
 
@@ -70,19 +71,15 @@ class HalfLinear(QuantizedModule):
 
     def forward(self, x: Tensor) -> Tensor:
         """Multiply `(..., in_features)`; see the class."""
-        if (
-            type(x) is Tensor
-            and x.dtype is torch.float32
-            and x.is_cpu
-            and not self.training
-            and not _is_compiling()
-        ):
-            shape = x.shape
-            if shape and shape[-1] == self.in_features:
-                # From the dict: nn.Module's attribute access to a buffer takes longer than the kernel's call.
-                packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
+        if type(x) is Tensor and x.dtype is _float32 and x.is_cpu and not self.training and is_eager():
+            # From the dict: nn.Module's attribute access to a buffer takes longer than the kernel's call.
+            packed: Tensor = self._buffers["packed"]  # type: ignore[assignment]
+            try:
                 y = run_linear_half(x, packed, self.out_features)
-                return self.refuse_gradient(x, y) if x.requires_grad else y
+            except ValueError:
+                self.check_input(x, self.in_features)
+                raise
+            return self.refuse_gradient(x, y) if x.requires_grad else y
         if isinstance(x, Proxy):
             return self.as_fx_node(x)
         self.check_input(x, self.in_features)

@@ -12,6 +12,7 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules import module as torch_module
 
 from intaglio.errors import ConfigError, InputError
 
@@ -80,6 +81,18 @@ class QuantizedModule(nn.Module):
         raise ConfigError(f"{type(self).__name__} defines no float_bytes")
 
     # ---- What every quantized module has ----------------------------------------------------------------
+
+    def __call__(self, *inputs: Any, **named: Any) -> Any:
+        """As `nn.Module.__call__`, which needs 0.7 us more to find that there are no hooks."""
+        if (
+            self._forward_hooks
+            or self._forward_pre_hooks
+            or torch_module._global_forward_hooks
+            or torch_module._global_forward_pre_hooks
+            or self._compiled_call_impl is not None
+        ):
+            return super().__call__(*inputs, **named)
+        return self.forward(*inputs, **named)
 
     def plain_bytes(self) -> int:
         """Bytes of the plain state, which is what a file holds."""

@@ -19,6 +19,7 @@ from intaglio.errors import ConfigError, InputError
 from intaglio.nn.linear import quantize_weight
 from intaglio.nn.linear_half import LARGEST_HALF, round_to_half
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
+from intaglio.ops.library import is_eager
 from intaglio.ops.packing import MAX_K
 from intaglio.ops.recurrent import CellShape, pack_cell, run_recurrent, unpack_cell
 from intaglio.qconfig import QConfig
@@ -34,8 +35,6 @@ NARROW_INPUT = 128
 """Widest input that is taken for raw features: mel bands, cepstra, sensors; word embeddings are wider."""
 
 READS_INPUT = {"weight_ih", "weight_ih_l0", "weight_ih_l0_reverse"}
-
-_is_compiling = torch.compiler.is_compiling
 
 
 def quantize_cell(
@@ -98,8 +97,8 @@ def run_cells(
 
 
 def may_call_directly(*tensors: Tensor | None) -> bool:
-    """Whether all are float32 on the CPU, none wants a gradient, and nothing is being compiled."""
-    return not _is_compiling() and all(
+    """Whether all are float32 on the CPU, none wants a gradient, and nothing watches torch's ops."""
+    return is_eager() and all(
         t is None or (t.dtype is torch.float32 and t.is_cpu and not t.requires_grad) for t in tensors
     )
 

@@ -2,12 +2,10 @@
 
 Weights are stored as IEEE halves in panels that belong to the instruction set in use
 (csrc/kernels/gemm_half-inl.h). Recurrent layers use the same call with an `addend`.
-May import library, _core and errors.
+May import rows, library, _core and errors.
 """
 
 from __future__ import annotations
-
-from math import prod
 
 import torch
 from torch import Tensor
@@ -15,10 +13,10 @@ from torch import Tensor
 from intaglio import _core
 from intaglio.errors import ConfigError
 from intaglio.ops.library import define_op
+from intaglio.ops.rows import allocate_rows
 
 __all__ = ["linear_half", "pack_half_weight", "run_linear_half", "unpack_half_weight"]
 
-_empty = torch.empty
 _threads = torch.get_num_threads
 
 
@@ -55,14 +53,13 @@ def run_linear_half(x: Tensor, packed: Tensor, out_features: int, addend: Tensor
     """Multiply float32 `(..., K)` on the CPU by a packed `(N, K)` weight; `(..., N)` float32.
 
     `addend`, contiguous float32 of the result's shape, takes the bias's place. The caller has checked
-    dtype, device and K: nothing is checked here.
+    dtype and device. `ValueError` if K is not that of the weight.
     """
     if not x.is_contiguous():
         x = x.contiguous()
-    *outer, k = x.shape
-    y = _empty(*outer, out_features)
+    y, rows, k = allocate_rows(x, out_features)
     base = 0 if addend is None else addend.data_ptr()
-    _core.linear_half(x.data_ptr(), prod(outer), k, packed.data_ptr(), base, y.data_ptr(), _threads())
+    _core.linear_half(x.data_ptr(), rows, k, packed.data_ptr(), base, y.data_ptr(), _threads())
     return y
 
 

@@ -1,7 +1,8 @@
 """Registration of kernels as `torch.library` ops, so that compile, export and fx can see them.
 
 Every op takes and gives plain tensors and scalars, runs on the CPU, and has a fake kernel. Quantized
-ops are for inference: a backward pass through one raises. May import errors.
+ops are for inference: a backward pass through one raises. Where nothing watches torch's calls a module may
+call the kernel itself, which takes a quarter of the time. May import errors.
 """
 
 from __future__ import annotations
@@ -13,10 +14,19 @@ import torch
 
 from intaglio.errors import InputError
 
-__all__ = ["define_op"]
+__all__ = ["define_op", "is_eager"]
+
+_is_compiling = torch.compiler.is_compiling
+_dispatch_modes = torch._C._len_torch_dispatch_stack
+_tracing_state = torch._C._get_tracing_state
 
 # torch.library's own functions carry no types.
 _library: Any = torch.library.Library("intaglio", "DEF")  # type: ignore[no-untyped-call]
+
+
+def is_eager() -> bool:
+    """Whether nothing compiles, traces or intercepts ops: then a kernel may be called behind torch's back."""
+    return not _is_compiling() and not _dispatch_modes() and _tracing_state() is None
 
 
 def define_op(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:

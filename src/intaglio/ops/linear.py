@@ -1,12 +1,10 @@
 """The dynamic quantized Linear: one kernel behind a direct call and a `torch.library` op.
 
 `run_linear_dynamic` passes addresses, for modules in eager mode; `torch.ops.intaglio.linear_dynamic`
-takes plain tensors, for tracing, compiling and exporting. May import packing, library and _core.
+takes plain tensors, for tracing, compiling and exporting. May import packing, rows, library and _core.
 """
 
 from __future__ import annotations
-
-from math import prod
 
 import torch
 from torch import Tensor
@@ -14,10 +12,10 @@ from torch import Tensor
 from intaglio import _core
 from intaglio.ops.library import define_op
 from intaglio.ops.packing import pack_weight, unpack_weight
+from intaglio.ops.rows import allocate_rows
 
 __all__ = ["linear_dynamic", "quantize_activations", "run_linear_dynamic"]
 
-_empty = torch.empty
 _threads = torch.get_num_threads
 
 
@@ -32,15 +30,14 @@ def run_linear_dynamic(
 ) -> Tensor:
     """Multiply float32 `(..., K)` on the CPU by a packed `(N, K)` weight; `(..., N)` float32.
 
-    The caller has checked dtype, device and K: nothing is checked here.
+    The caller has checked dtype and device. `ValueError` if K is not that of the weight.
     """
     if not x.is_contiguous():
         x = x.contiguous()
-    *outer, k = x.shape
-    y = _empty(*outer, out_features)
+    y, rows, k = allocate_rows(x, out_features)
     _core.linear_dynamic(
         x.data_ptr(),
-        prod(outer),
+        rows,
         k,
         packed.data_ptr(),
         per_row,
