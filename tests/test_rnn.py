@@ -161,21 +161,23 @@ def test_sorted_packed_sequence_keeps_its_form() -> None:
 @pytest.mark.parametrize("isa", _core.available_isas())
 def test_threads_do_not_change_bits(isa: str) -> None:
     _core.force_isa(isa)
-    for kind, batch, options in (
-        ("LSTM", 1, {"num_layers": 3}),
-        ("LSTM", 17, {"num_layers": 2}),
-        ("GRU", 2, {"num_layers": 2, "bidirectional": True}),
-        ("GRU", 9, {"bidirectional": True}),
-        ("RNN", 3, {"num_layers": 4}),
+    for kind, width, batch, options in (
+        ("LSTM", 64, 1, {"num_layers": 3}),  # one row: layers follow each other chunk by chunk
+        ("LSTM", 65, 17, {"num_layers": 2}),  # many: each thread has its own
+        ("GRU", 65, 2, {"num_layers": 2, "bidirectional": True}),
+        ("GRU", 65, 17, {"bidirectional": True}),
+        ("RNN", 65, 3, {"num_layers": 4}),
     ):
-        form = quantized(LAYERS[kind](64, 128, **options))
-        x = torch.randn(100 if kind == "RNN" else 40, batch, 64)
-        torch.set_num_threads(1)
-        expected = flat(form(x))
-        for threads in (2, 3):
-            torch.set_num_threads(threads)
-            for _ in range(3):
-                assert all(map(torch.equal, flat(form(x)), expected)), (isa, kind, batch, threads)
+        form = quantized(LAYERS[kind](width, 128, **options))
+        steps = 100 if kind == "RNN" else 40
+        lengths = [steps - 2 * row for row in range(batch)]
+        x = torch.randn(steps, batch, width)
+        for sequences in (x, pack_padded_sequence(x, torch.tensor(lengths))):
+            torch.set_num_threads(1)
+            expected = flat(form(sequences))
+            for threads in (2, 3, 2):
+                torch.set_num_threads(threads)
+                assert all(map(torch.equal, flat(form(sequences)), expected)), (isa, kind, batch, threads)
 
 
 def test_two_callers_at_once() -> None:
