@@ -120,6 +120,17 @@ def test_equals_reference_at_any_geometry(case: tuple[nn.Module, Tensor], isa: s
     assert same(found.contiguous(), expected_of(module, form, x))
 
 
+@pytest.mark.parametrize("groups", [1, 6])
+@pytest.mark.parametrize("dims", [1, 2, 3])
+def test_outputs_smaller_than_the_stride(dims: int, groups: int) -> None:
+    # Some residues of the stride have no output at all, and some have no tap.
+    for kernel, stride, padding in ((3, 3, 1), (1, 3, 0), (2, 4, 0), (4, 5, 1)):
+        module = CONV_TRANSPOSE[dims](6, 6, kernel, stride, padding, groups=groups)
+        x = torch.randn(2, 6, *[1] * dims)
+        form = quantized(module)
+        assert torch.equal(form(x), expected_of(module, form, x))
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(
     ("module", "shape"),

@@ -99,7 +99,7 @@ Ring DepthwiseConv::ring_of(const Phase& y, const Phase& x, int64_t outputs, int
   ring.chunk_step = group_pixels / ring.position_step;
   ring.column_step = g_.input_step[2] / ring.position_step;
   ring.outputs = outputs;
-  if (y.taps == 0 || x.taps == 0 || columns == 0) return ring;
+  if (y.taps == 0 || x.taps == 0) return ring;
   ring.positions = (columns - 1) * ring.column_step + (ring.chunks - 1) * ring.chunk_step + 1;
   ring.span = (y.taps - 1) * y.offset_step + 1;
   ring.rows = (outputs - 1) * g_.input_step[1] + ring.span;
@@ -140,6 +140,7 @@ void DepthwiseConv::multiply(const Strip& strip, int64_t x_phase, const Workspac
   const Phase& y = g_.phases[1][static_cast<size_t>(strip.y_phase)];
   const Phase& x = g_.phases[2][static_cast<size_t>(x_phase)];
   const int64_t columns = g_.count(2, x_phase), step = g_.input_step[1];
+  if (columns == 0) return;  // an output narrower than the stride
   const Ring ring = ring_of(y, x, strip.rows, columns);
   const uint8_t* image = image_ + strip.sample * g_.sample_bytes + strip.block * g_.block_bytes;
   std::vector<int64_t> offsets(static_cast<size_t>(x.taps > 0 ? z.taps * y.taps : 0));
