@@ -70,6 +70,12 @@ def test_wav_is_read(tmp_path: Path) -> None:
     assert read_wav(path).tolist() == [0.0, 0.5, -1.0]
 
 
+def test_beginning_of_a_wav_is_read(tmp_path: Path) -> None:
+    path = _write_wav(tmp_path / "a.wav", bytes(2 * 16000), rate=16000)
+    assert read_wav(path, seconds=0.25).shape == (4000,)
+    assert read_wav(path, seconds=9.0).shape == (16000,)
+
+
 def test_wav_without_samples(tmp_path: Path) -> None:
     assert read_wav(_write_wav(tmp_path / "a.wav", b"")).shape == (0,)
 

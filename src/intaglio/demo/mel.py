@@ -33,16 +33,18 @@ _BREAK_MEL = _BREAK_HERTZ / _HERTZ_PER_MEL
 _LOG_STEP = math.log(6.4) / 27.0
 
 
-def read_wav(path: Path) -> Tensor:
-    """Read a 16-bit mono WAV file: `(samples,) float32` in [-1, 1) at `SAMPLE_RATE`.
+def read_wav(path: Path, *, seconds: float = math.inf) -> Tensor:
+    """Read a 16-bit mono WAV file, or its first `seconds`: `(samples,) float32` in [-1, 1) at `SAMPLE_RATE`.
 
-    Raises:
-        CarrierError: the file is missing, damaged, or not 16-bit mono.
+    Raises
+    ------
+    CarrierError
+        the file is missing, damaged, or not 16-bit mono.
     """
     try:
         with wave.open(str(path), "rb") as file:
             channels, width, rate = file.getnchannels(), file.getsampwidth(), file.getframerate()
-            data = file.readframes(file.getnframes())
+            data = file.readframes(int(min(file.getnframes(), seconds * rate)))
     except (OSError, EOFError, wave.Error) as error:
         raise CarrierError(f"{path}: not a WAV file that can be read: {error}") from error
     if channels != 1 or width != 2:

@@ -30,8 +30,9 @@ __all__ = [
     "synthetic_task",
 ]
 
-# 1.6 s, the length that the encoder was trained on.
+# 1.6 s, the length that the encoder was trained on; the last frame's window reaches a little further.
 FRAMES = 160
+READ_SECONDS = 1.64
 ENROLLED = 10
 TESTED = 35
 BATCH = 16
@@ -54,8 +55,10 @@ def read_voice_task(
 ) -> VoiceTask:
     """Take utterances of at least 1.6 s, spread evenly over each voice's recordings by name.
 
-    Raises:
-        CarrierError: a voice has too few of them.
+    Raises
+    ------
+    CarrierError
+        a voice has too few of them.
     """
     wanted = enrolled + tested
     voices = []
@@ -64,7 +67,9 @@ def read_voice_task(
         if len(long_enough) < wanted:
             raise CarrierError(f"{folder}: {len(long_enough)} utterances of {name} found, {wanted} needed")
         chosen = [long_enough[place * len(long_enough) // wanted] for place in range(wanted)]
-        voices.append(torch.stack([mel_frames(read_wav(path))[:FRAMES] for path in chosen]))
+        voices.append(
+            torch.stack([mel_frames(read_wav(path, seconds=READ_SECONDS))[:FRAMES] for path in chosen])
+        )
     return VoiceTask(tuple(folders), torch.stack(voices), enrolled)
 
 
