@@ -14,6 +14,7 @@ import intaglio
 PUBLIC = [
     "ConfigError",
     "ConversionError",
+    "FileDescription",
     "FileFormatError",
     "InputError",
     "IntaglioError",
@@ -34,9 +35,12 @@ PUBLIC = [
     "float16_dynamic_qconfig",
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
+    "load",
     "per_channel_dynamic_qconfig",
     "per_tensor_dynamic_qconfig",
     "quantize_dynamic",
+    "read_recipe",
+    "save",
     "summary",
 ]
 PARTS = [

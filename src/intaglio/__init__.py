@@ -31,6 +31,7 @@ from intaglio.qconfig import (
 from intaglio.qparams import PerAxis, PerGroup, PerRow, PerTensor, QParams
 from intaglio.qtensor import QTensor
 from intaglio.report import Summary, summary
+from intaglio.serialization import FileDescription, load, read_recipe, save
 
 __version__ = "0.1.0"
 
@@ -39,6 +40,7 @@ _core.active_isa()  # an INTAGLIO_ISA that this CPU cannot run is an error here,
 __all__ = [
     "ConfigError",
     "ConversionError",
+    "FileDescription",
     "FileFormatError",
     "InputError",
     "IntaglioError",
@@ -59,8 +61,11 @@ __all__ = [
     "float16_dynamic_qconfig",
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
+    "load",
     "per_channel_dynamic_qconfig",
     "per_tensor_dynamic_qconfig",
     "quantize_dynamic",
+    "read_recipe",
+    "save",
     "summary",
 ]

@@ -125,7 +125,8 @@ def _kept(path: str, module: nn.Module, note: str, counted: dict[int, str]) -> L
         else:
             holders.add(holder)
     shared = f", shared with {_names(holders)}" if holders else ""
-    return LayerSummary(path, type(module).__name__, False, note + shared, size, size)
+    name = module._get_name()  # type: ignore[no-untyped-call]  # a model loaded without its class still has it
+    return LayerSummary(path, name, False, note + shared, size, size)
 
 
 def _names(paths: set[str]) -> str:

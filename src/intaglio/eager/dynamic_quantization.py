@@ -13,11 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
+from intaglio.eager.hooks import give_hooks, hooks_of
 from intaglio.eager.planning import Plan, Replacement, plan_dynamic, read_spec, refuse_model, rules_with
-from intaglio.eager.weights import check_weights, is_weight_hook, refresh_weights
+from intaglio.eager.weights import check_weights, refresh_weights
 from intaglio.errors import ConversionError
+from intaglio.nn.copying import copy_model
 from intaglio.nn.fast_path import leave_fast_paths
-from intaglio.nn.quantized import HOOKS, QuantizedModule
+from intaglio.nn.quantized import QuantizedModule
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QuantizedType
 from intaglio.rules import all_rules
@@ -107,6 +109,8 @@ def _lower(item: Replacement, done: dict[object, nn.Module]) -> nn.Module:
             f"'{item.paths[0]}': the mapping of {item.rule.name} gave {type(quantized).__name__}, "
             "not an nn.Module"
         )
+    if isinstance(quantized, QuantizedModule):
+        quantized.replaced = {name: tuple(p.shape) for name, p in item.module.named_parameters()}
     return quantized
 
 
@@ -121,27 +125,15 @@ def _rehearse(plan: Plan) -> None:
                 item.rule.lower_dynamic(example, item.qconfig, item.paths[0])
 
 
-def _give_hooks(target: nn.Module, hooks: dict[str, dict[int, Any]]) -> None:
-    """Let `target` have a float module's forward hooks, but for those that derive its weights."""
-    for name, kept in hooks.items():
-        for key in [key for key, hook in kept.items() if is_weight_hook(hook)]:
-            del kept[key]
-        setattr(target, name, kept)
-
-
-def _hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
-    return {name: getattr(module, name) for name in HOOKS}
-
-
 def _replace_in_copy(model: nn.Module, plan: Plan) -> nn.Module:
     """A copy of `model` into which the quantized modules go; their float weights are never copied."""
     done: dict[object, nn.Module] = {}
     memo: dict[int, Any] = {id(item.module): _lower(item, done) for item in plan.replacements}
     replaced = {item.module: memo[id(item.module)] for item in plan.replacements}
-    copied = copy.deepcopy(model, memo)
+    copied = copy_model(model, memo)
     for source, target in replaced.items():
         # With the memo, so that a hook which is a method of the model becomes a method of the copy.
-        _give_hooks(target, copy.deepcopy(_hooks_of(source), memo))
+        give_hooks(target, copy.deepcopy(hooks_of(source), memo))
     return copied
 
 
@@ -157,7 +149,7 @@ def _replace_inplace(model: nn.Module, plan: Plan) -> nn.Module:
     while plan.replacements:
         item = plan.replacements.pop(0)
         quantized = ready[id(item)] if id(item) in ready else _lower(item, done)
-        _give_hooks(quantized, _hooks_of(item.module))
+        give_hooks(quantized, hooks_of(item.module))
         if item.paths[0] == "":
             return quantized
         for path in item.paths:

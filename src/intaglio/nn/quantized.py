@@ -2,12 +2,14 @@
 
 State is plain tensors (int8 weight, float scales, bias): that is what `state_dict`, pickles, deep copies
 and files hold. In memory there is only their packed form, made at load for the CPU at hand, so that no
-weight is held twice. May import ops and errors.
+weight is held twice. May import twins, ops and errors.
 """
 
 from __future__ import annotations
 
 import copy
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -15,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn.modules import module as torch_module
 
 from intaglio.errors import ConfigError, InputError
+from intaglio.nn.twins import PickledWeights, Twins
 
 __all__ = ["HOOKS", "QuantizedModule", "StateSpec", "quantized_class", "register_quantized"]
 
@@ -38,7 +41,7 @@ class QuantizedModule(nn.Module):
 
     A subclass says what it is made of (`config`, `from_config`, `state_spec`) and moves its plain state
     in and out of the packed form (`plain_state`, `load_plain_state`). `path` is where the module stood in
-    the user's model; errors name it.
+    the user's model, which errors name; `replaced` has the shapes of the parameters that stood there.
     """
 
     kind: ClassVar[str]
@@ -47,7 +50,9 @@ class QuantizedModule(nn.Module):
     def __init__(self, path: str = "") -> None:
         super().__init__()
         self.path = path
+        self.replaced: dict[str, tuple[int, ...]] | None = None
         self.training = False
+        self._twins: Twins | None = None
 
     # ---- What a subclass defines -----------------------------------------------------------------------
 
@@ -72,8 +77,12 @@ class QuantizedModule(nn.Module):
         """Pack `state`, which fits `state_spec`."""
         raise ConfigError(f"{type(self).__name__} defines no load_plain_state")
 
+    def own_state(self) -> dict[str, Tensor]:
+        """The plain tensors that are not a quantized child's: no dot in their names."""
+        return {name: tensor for name, tensor in self.plain_state().items() if "." not in name}
+
     def load_own_state(self, state: dict[str, Tensor]) -> None:
-        """Pack the tensors of the plain state that are not a quantized child's: no dot in their names."""
+        """Pack the tensors of `own_state`."""
         self.load_plain_state(state)
 
     def float_bytes(self) -> int:
@@ -145,28 +154,75 @@ class QuantizedModule(nn.Module):
         refused: Tensor = _RefusedGradient.apply(x, y, self.where())  # type: ignore[no-untyped-call]
         return refused
 
+    def set_path(self, path: str) -> None:
+        """Say where the module stands, its quantized children in it."""
+        for name, part in self.named_modules(prefix=path):
+            if isinstance(part, QuantizedModule):
+                part.path = name
+
     def twin(self, path: str) -> QuantizedModule:
         """Another module with the same weights: not a copy of them."""
         other = type(self).from_config(self.config())
-        other.path = path
-        other._buffers.update(self._buffers)
-        other._modules.update(self._modules)
+        other.path, other.replaced = path, self.replaced
+        other.share_weights_of(self)
         return other
+
+    def share_weights_of(self, other: QuantizedModule) -> None:
+        """Take the packed weights of a module of the same configuration for one's own."""
+        self._buffers.update(other._buffers)
+        self._modules.update(other._modules)
+        self._twins = other._twins = other._twins or Twins()
+        self._twins.members.update((self, other))
+        for child in other.children():  # it now stands in both, and is asked for its state by both
+            if isinstance(child, QuantizedModule) and child._twins is None:
+                child._twins = Twins()
+
+    def weights_identity(self) -> tuple[int, ...]:
+        """Equal for two modules if, and only if, they share their weights."""
+        return tuple(id(buffer) for buffer in self.buffers())
+
+    # ---- Copies, state dicts, pickles ---------------------------------------------------------------------
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedModule:
-        other = self.twin(self.path)
+        other = type(self).from_config(self.config())
         memo[id(self)] = other
-        other.training = self.training
-        other._buffers = copy.deepcopy(self._buffers, memo)
-        other._modules = copy.deepcopy(self._modules, memo)
-        for name in HOOKS:
+        other.path, other.replaced, other.training = self.path, self.replaced, self.training
+        for name in ("_buffers", "_modules", "_twins", *HOOKS):
             setattr(other, name, copy.deepcopy(getattr(self, name), memo))
+        if other._twins is not None:
+            other._twins.members.add(other)
         return other
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {
+            "config": self.config(),
+            "weights": (self._twins or Twins()).pickled_weights(self),
+            "path": self.path,
+            "replaced": self.replaced,
+            "training": self.training,
+            "hooks": {name: getattr(self, name) for name in HOOKS},
+        }
+
+    def __setstate__(self, saved: dict[str, Any]) -> None:
+        self.__dict__.update(type(self).from_config(saved["config"]).__dict__)
+        weights: PickledWeights = saved["weights"]
+        if weights.packed_by is not None:
+            self.share_weights_of(weights.packed_by)
+        else:
+            assert weights.plain is not None
+            self.load_plain_state(weights.plain)
+            weights.plain, weights.packed_by = None, self
+        self.set_path(saved["path"])
+        self.replaced, self.training = saved["replaced"], saved["training"]
+        self.__dict__.update(saved["hooks"])
+
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        for name, tensor in self.plain_state().items():
-            if "." not in name:
-                destination[prefix + name] = tensor
+        if self._twins is not None and isinstance(destination, OrderedDict):
+            state = self._twins.own_state(self, destination)
+        else:
+            state = self.own_state()
+        for name, tensor in state.items():
+            destination[prefix + name] = tensor
 
     def _load_from_state_dict(
         self,
@@ -178,38 +234,57 @@ class QuantizedModule(nn.Module):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
+        for hook in self._load_state_dict_pre_hooks.values():
+            hook(state_dict, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs)
         spec = {name: claim for name, claim in self.state_spec().items() if "." not in name}
         found = {name: state_dict[prefix + name] for name in spec if prefix + name in state_dict}
         missing_keys.extend(prefix + name for name in spec if name not in found)
         if strict:
+            ours = (key[len(prefix) :] for key in state_dict if key.startswith(prefix))
             unexpected_keys.extend(
-                key
-                for key in state_dict
-                if key.startswith(prefix) and key[len(prefix) :].split(".")[0] not in {*spec, *self._modules}
+                prefix + key for key in ours if key not in spec and key.split(".")[0] not in self._modules
             )
         wrong = [
-            f"{prefix}{name}: {tuple(t.shape)} {t.dtype}, expected {spec[name][0]} {spec[name][1]}"
-            for name, t in found.items()
-            if (tuple(t.shape), t.dtype) != spec[name]
+            f"size or dtype mismatch for {prefix}{name}: the state dict has {_describe(tensor)}, "
+            f"{self.where()} takes {spec[name][0]} {spec[name][1]}"
+            for name, tensor in found.items()
+            if not _fits(tensor, spec[name])
         ]
         error_msgs.extend(wrong)
-        if not wrong and len(found) == len(spec):
-            self.load_own_state(found)
+        if found and not wrong:
+            kept = self.own_state() if len(found) < len(spec) and self.weights_identity() else {}
+            state = kept | {name: tensor.detach().cpu() for name, tensor in found.items()}
+            if len(state) == len(spec):
+                self.load_own_state(state)
+                self._share_again()
 
-    def __getstate__(self) -> dict[str, Any]:
-        return {
-            "config": self.config(),
-            "state": self.plain_state(),
-            "path": self.path,
-            "training": self.training,
-            "hooks": {name: getattr(self, name) for name in HOOKS},
-        }
+    def _share_again(self) -> None:
+        """Share weights with a twin once more if both have been given the same."""
+        for twin in self._twins.members if self._twins else ():
+            pairs = [*zip(self.buffers(), twin.buffers(), strict=False)]
+            if twin is not self and pairs and all(a is b or torch.equal(a, b) for a, b in pairs):
+                self.share_weights_of(twin)
+                return
 
-    def __setstate__(self, saved: dict[str, Any]) -> None:
-        self.__dict__.update(type(self).from_config(saved["config"]).__dict__)
-        self.load_plain_state(saved["state"])
-        self.path, self.training = saved["path"], saved["training"]
-        self.__dict__.update(saved["hooks"])
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> QuantizedModule:
+        device = fn(torch.empty(0, dtype=torch.uint8)).device
+        if device.type != "cpu":
+            raise InputError(
+                f"{self.where()} cannot be moved to {device}: its int8 kernels run on the CPU. "
+                "Move the float modules one by one, or leave the model on the CPU"
+            )
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+
+def _fits(tensor: Any, spec: tuple[tuple[int, ...], torch.dtype]) -> bool:
+    return isinstance(tensor, Tensor) and not tensor.is_meta and (tuple(tensor.shape), tensor.dtype) == spec
+
+
+def _describe(tensor: Any) -> str:
+    if not isinstance(tensor, Tensor):
+        return f"a {type(tensor).__name__}"
+    return f"{tuple(tensor.shape)} {tensor.dtype}" + (" without data (meta)" if tensor.is_meta else "")
 
 
 class _RefusedGradient(torch.autograd.Function):
