@@ -1,6 +1,6 @@
-"""The command line: `intaglio doctor`.
+"""The command line: `intaglio demo`, `intaglio doctor`, `intaglio inspect FILE`.
 
-Needs the extra `cli`. May import everything; nothing imports it.
+Needs the extra `cli`, and `intaglio demo` the extra `demo`. May import everything; nothing imports it.
 """
 
 from __future__ import annotations

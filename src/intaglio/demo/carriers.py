@@ -128,8 +128,10 @@ def cache_folder() -> Path:
 def locate(carrier: Carrier, cache: Path, on_progress: OnProgress) -> dict[str, Path]:
     """Find a carrier's files, by their bare names; fetch them if they are not on this machine.
 
-    Raises:
-        CarrierError: they are not here and cannot be fetched, or are not the files expected.
+    Raises
+    ------
+    CarrierError
+        they are not here and cannot be fetched, or are not the files expected.
     """
     kept = cache / f"{carrier.project}-{carrier.version}"
     installed = _installed_root(carrier)

@@ -26,7 +26,9 @@ def run_download(
 ) -> str:
     """Run `command` in `folder` until it ends.
 
-    Returns:
+    Returns
+    -------
+    str
         What went wrong, in one line of the client's own words; empty if nothing did.
     """
     on_progress(label, 0, expected_bytes)

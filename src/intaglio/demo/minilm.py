@@ -106,12 +106,17 @@ class MiniLM(nn.Module):
     def forward(self, ids: Tensor, mask: Tensor | None = None) -> Tensor:
         """Embed a batch of texts.
 
-        Args:
-            ids: `(B, T) int64` token ids.
-            mask: `(B, T) bool`, True where there is a token and False where there is padding; None means no
-                padding.
+        Parameters
+        ----------
+        ids
+            `(B, T) int64` token ids.
+        mask
+            `(B, T) bool`, True where there is a token and False where there is padding; None means no
+            padding.
 
-        Returns:
+        Returns
+        -------
+        Tensor
             `(B, width) float32`, the mean over the tokens, divided by its length.
         """
         places = torch.arange(ids.shape[1], device=ids.device)
@@ -129,8 +134,10 @@ class MiniLM(nn.Module):
 def load_minilm(path: Path) -> MiniLM:
     """Read the model from its `model.safetensors`, in eval mode.
 
-    Raises:
-        CarrierError: the file is missing or damaged, or holds another network.
+    Raises
+    ------
+    CarrierError
+        the file is missing or damaged, or holds another network.
     """
     try:
         checkpoint = load_file(path)

@@ -67,8 +67,10 @@ class TextTasks:
 def read_text_tasks(files: Mapping[str, Path], tokenize: WordPiece, *, queries: int = QUERIES) -> TextTasks:
     """Read the labelled sets from the carriers' files.
 
-    Raises:
-        CarrierError: a file has another layout than expected.
+    Raises
+    ------
+    CarrierError
+        a file has another layout than expected.
     """
     try:
         return TextTasks(

@@ -44,8 +44,10 @@ class VoiceEncoder(nn.Module):
 def load_voice_encoder(path: Path) -> VoiceEncoder:
     """Read the model from Resemblyzer's `pretrained.pt`, in eval mode.
 
-    Raises:
-        CarrierError: the file is missing or damaged, or holds another network.
+    Raises
+    ------
+    CarrierError
+        the file is missing or damaged, or holds another network.
     """
     try:
         # weights_only: tensors and plain containers, no code.

@@ -48,8 +48,10 @@ class WordPiece:
     def __init__(self, vocabulary: Path) -> None:
         """Read a vocabulary, one piece a line.
 
-        Raises:
-            CarrierError: the file is missing, or lacks one of `[UNK]`, `[CLS]`, `[SEP]`.
+        Raises
+        ------
+        CarrierError
+            the file is missing, or lacks one of `[UNK]`, `[CLS]`, `[SEP]`.
         """
         try:
             pieces = vocabulary.read_text(encoding="utf-8").split("\n")
