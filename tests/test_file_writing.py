@@ -150,7 +150,7 @@ def test_memory(tmp_path: Path) -> None:
         peaks[what] = tuple(map(float, done.stdout.split()))
     peak, after = peaks["save"]
     assert peak < 4, peaks
-    assert after < 2, peaks
+    assert after < 4, peaks  # a kept copy would be 24; the allocator keeps a few
     peak, after = peaks["load"]
     assert 23 < after < 26, peaks
     assert peak < 27, peaks
