@@ -2,6 +2,10 @@
 #include <nanobind/stl/string.h>
 #include <nanobind/stl/vector.h>
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <chrono>
 #include <memory>
 #include <stdexcept>
@@ -68,6 +72,14 @@ std::vector<std::string> available_isas() {
   return names;
 }
 
+// Weights that were freed between others that stay leave holes in the heap, which count as resident.
+void release_free_memory() {
+#ifdef __GLIBC__
+  nb::gil_scoped_release release;
+  malloc_trim(0);
+#endif
+}
+
 }  // namespace
 
 void bind_system(nb::module_& m) {
@@ -87,6 +99,8 @@ void bind_system(nb::module_& m) {
         };
       },
       "The list of kernels.");
+  m.def("release_free_memory", &release_free_memory,
+        "Give the heap's free pages back to the system, where the allocator can.");
   m.def("vector_lanes", [] { return active_kernels().lanes; }, "float32 lanes of a vector in use.");
   m.def(
       "measure_peak_int8",

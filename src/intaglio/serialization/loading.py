@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from intaglio import _core
 from intaglio.eager.dynamic_quantization import RECORD
 from intaglio.errors import ConversionError, FileFormatError
 from intaglio.nn.fast_path import leave_fast_paths
@@ -149,6 +150,7 @@ def _fill_quantized(recipe: Recipe, modules: Mapping[str, nn.Module], reader: Te
             module.share_weights_of(filled[key])
         else:
             module.load_plain_state({name: reader.read(tensor) for name, tensor in record.state.items()})
+            _core.release_free_memory()  # the plain tensors left a hole between the packed ones
             filled[key] = module
 
 
