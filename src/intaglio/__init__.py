@@ -3,6 +3,8 @@
 The public names; they are those of `torch.ao.quantization`, so that moving over is one changed import.
 """
 
+import torch  # noqa: F401  # before the core: torch's wheel carries the OpenMP library that both use
+
 from intaglio import _core
 from intaglio.eager import quantize_dynamic
 from intaglio.errors import (
