@@ -6,8 +6,9 @@ import itertools
 import json
 import random
 import struct
+import subprocess
+import sys
 import tracemalloc
-import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,11 @@ from torch import nn
 import intaglio
 from intaglio.errors import ConversionError, FileFormatError
 from intaglio.serialization.strict_json import parse_json
-from tests.file_models import assert_same
+from tests.file_models import RULE_EXAMPLES, assert_same
+from tests.forging import forge, put_together, take_apart
 
 Recipe = dict[str, Any]
+ROOT = Path(__file__).parent.parent
 
 
 class Net(nn.Module):
@@ -57,31 +60,6 @@ def good(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     file = tmp_path_factory.mktemp("good") / "model"
     assert intaglio.save(model, file).recipe.structure.way == request.param
     return model, file.read_bytes()
-
-
-def take_apart(data: bytes) -> tuple[dict[str, Any], bytes]:
-    length = struct.unpack("<Q", data[:8])[0]
-    return json.loads(data[8 : 8 + length]), data[8 + length :]
-
-
-def put_together(header: dict[str, Any] | bytes, tensors: bytes) -> bytes:
-    text = header if isinstance(header, bytes) else json.dumps(header).encode()
-    return struct.pack("<Q", len(text)) + text + tensors
-
-
-def forge(data: bytes, edit: Callable[[Recipe], Any]) -> bytes:
-    """The file with an edited recipe and a checksum that agrees with it."""
-    header, _ = take_apart(data)
-    recipe = json.loads(header["__metadata__"]["intaglio"])
-    edit(recipe)
-    return with_recipe(data, json.dumps(recipe))
-
-
-def with_recipe(data: bytes, text: str) -> bytes:
-    header, tensors = take_apart(data)
-    header["__metadata__"]["intaglio"] = text
-    header["__metadata__"]["intaglio.recipe.crc32"] = f"{zlib.crc32(text.encode()):08x}"
-    return put_together(header, tensors)
 
 
 def load_bytes(data: bytes, folder: Path, model: nn.Module | None = None) -> nn.Module:
@@ -382,6 +360,14 @@ def test_a_layer_that_is_not_known(tmp_path: Path) -> None:
     ]:
         with pytest.raises(FileFormatError, match=reason):
             load_bytes(forge(data, edit), tmp_path)
+
+
+def test_configs_that_lie_bring_nothing_down(tmp_path: Path) -> None:
+    """Strides of zero, heads that do not divide, sizes beyond the address space: errors, not crashes."""
+    command = [sys.executable, "-X", "faulthandler", "-m", "tests.lying_configs", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT, timeout=300)
+    assert done.returncode == 0, f"crashed at {done.stdout.splitlines()[-1:]}: {done.stderr}"
+    assert done.stdout.count("loaded") == len(RULE_EXAMPLES)
 
 
 def test_a_recipe_with_another_checksum(good: tuple[nn.Module, bytes], tmp_path: Path) -> None:

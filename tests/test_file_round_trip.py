@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 import intaglio
 from intaglio import _core
+from intaglio.demo.minilm import MiniLM
+from intaglio.demo.voice_encoder import VoiceEncoder as DemoVoiceEncoder
 from intaglio.nn.quantized import QuantizedModule
 from tests.file_models import (
     RULE_EXAMPLES,
@@ -92,6 +94,19 @@ def test_lstm_without_its_class(tmp_path: Path) -> None:
         loaded(frames, state, 3)
     with pytest.raises(intaglio.InputError, match="needs a value for 'frames'"):
         loaded()
+
+
+def test_the_models_of_the_demo_without_their_classes(tmp_path: Path) -> None:
+    ids, mask = torch.randint(0, 20, (3, 6)), torch.ones(3, 6, dtype=torch.bool)
+    mask[1, 4:] = False
+    minilm = MiniLM(vocabulary=20, width=32, heads=4, feedforward=48, layers=2, positions=16)
+    for model, calls in (
+        (minilm, [(ids,), (ids, mask), (ids[:1, :2], mask[:1, :2])]),
+        (DemoVoiceEncoder(mels=8, width=16), [(torch.rand(2, 30, 8),), (torch.rand(1, 7, 8),)]),
+    ):
+        quantized = intaglio.quantize_dynamic(model)
+        intaglio.save(quantized, tmp_path / "model")
+        assert_loads(quantized, tmp_path / "model", *calls)
 
 
 def test_any_container_of_known_layers(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ __all__ = ["PADDING_MODES", "ConvSpec", "is_channels_last", "pack_conv", "run_co
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 _AXES = 3
+_LARGEST = 2**31 - 1
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _empty = torch.empty
 _threads = torch.get_num_threads
@@ -62,9 +63,11 @@ class ConvSpec:
 def pack_conv(spec: ConvSpec, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:
     """Pack a `spec.weight_shape` int8 weight and `(out_channels,)` float32 scales and bias for this CPU.
 
-    Returns a 1-d uint8 tensor that holds the hyperparameters too. Raises `ConfigError` for other shapes
-    and dtypes, and where in_channels / groups times the kernel's volume exceeds `MAX_K`.
+    Returns a 1-d uint8 tensor that holds the hyperparameters too. Raises `ConfigError` for hyperparameters
+    that make no convolution, for other shapes and dtypes, and where in_channels / groups times the kernel's
+    volume exceeds `MAX_K`.
     """
+    _check(spec)
     if weight.shape != spec.weight_shape or weight.dtype != torch.int8:
         raise ConfigError(
             f"pack_conv takes a {spec.weight_shape} int8 weight, not {tuple(weight.shape)} {weight.dtype}"
@@ -79,6 +82,21 @@ def pack_conv(spec: ConvSpec, weight: Tensor, scale: Tensor, bias: Tensor | None
     if k > MAX_K:
         raise ConfigError(f"K = {k} exceeds {MAX_K}, beyond which int32 sums could overflow")
     return _pack(spec.to_ints(), weight.contiguous(), scale.contiguous(), bias)
+
+
+def _check(spec: ConvSpec) -> None:
+    """Raise `ConfigError` for what the kernels would divide by, or count past the end with."""
+    at_least = {"kernel": 1, "stride": 1, "dilation": 1, "padding": 0}
+    values = {name: getattr(spec, name) for name in at_least}
+    axes = len(spec.kernel)
+    if (
+        not 1 <= axes <= _AXES
+        or any(len(v) != axes or min(v) < at_least[n] or max(v) > _LARGEST for n, v in values.items())
+        or min(spec.groups, spec.in_channels, spec.out_channels) < 1
+        or spec.in_channels % spec.groups
+        or spec.out_channels % spec.groups
+    ):
+        raise ConfigError(f"these are not the hyperparameters of a convolution: {spec}")
 
 
 def _pack(ints: list[int], weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:

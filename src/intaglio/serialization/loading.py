@@ -24,7 +24,7 @@ from intaglio.nn.quantized import QuantizedModule
 from intaglio.serialization.container import TensorReader
 from intaglio.serialization.description import FileDescription
 from intaglio.serialization.matching import replace_modules
-from intaglio.serialization.recipe import Recipe, TensorRecord, recipe_from_text
+from intaglio.serialization.recipe import QuantizedRecord, Recipe, TensorRecord, recipe_from_text
 from intaglio.serialization.recorded_model import RecordedModel
 from intaglio.serialization.skeleton import build_model, check_owners, check_tensors
 
@@ -149,9 +149,19 @@ def _fill_quantized(recipe: Recipe, modules: Mapping[str, nn.Module], reader: Te
         if key in filled:
             module.share_weights_of(filled[key])
         else:
-            module.load_plain_state({name: reader.read(tensor) for name, tensor in record.state.items()})
+            _pack(module, record, {name: reader.read(tensor) for name, tensor in record.state.items()})
             _core.release_free_memory()  # the plain tensors left a hole between the packed ones
             filled[key] = module
+
+
+def _pack(module: QuantizedModule, record: QuantizedRecord, state: dict[str, Tensor]) -> None:
+    try:
+        module.load_plain_state(state)
+    except Exception as error:  # a config that fits the tensors' shapes can still be absurd
+        raise FileFormatError(
+            f"module '{record.path}' ({record.kind}) cannot be packed with its config "
+            f"{str(dict(record.config))[:200]}: {error}"
+        ) from None
 
 
 def _read_float(record: TensorRecord, reader: TensorReader) -> Tensor:
