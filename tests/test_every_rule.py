@@ -129,6 +129,25 @@ def test_same_bits_on_every_instruction_set_and_number_of_threads(case: Case) ->
             assert same_bits(repacked(*inputs), expected), (isa, threads)
 
 
+PACKED_MAGIC = (b"inlg", b"hnlg", b"conv", b"cell")
+
+
+@every_case
+def test_weights_packed_for_a_cpu_that_is_not_here_can_be_unpacked(case: Case) -> None:
+    # An exported program that moved to another machine carries packed weights with it.
+    _, quantized, _ = case.make()
+    expected = {key: value.clone() for key, value in quantized.state_dict().items()}
+    for isa in _core.available_isas():
+        _core.force_isa(isa)
+        foreign = pickle.loads(pickle.dumps(quantized))
+        for buffer in foreign.buffers():
+            if buffer.dtype is torch.uint8 and bytes(buffer[:4].tolist()) in PACKED_MAGIC:
+                buffer[4:8] = 7  # the number of no instruction set
+        state = foreign.state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], expected[key]) for key in state)
+
+
 # ---- State ------------------------------------------------------------------------------------------------
 
 

@@ -14,14 +14,14 @@ inline PackedLayout layout_of(const uint8_t* packed) {
   return layout;
 }
 
-// Where column j's first k stands; its groups of kGroup k's follow every `*group_stride` bytes.
+// Where column j's first k stands; its groups of k_group k's follow every `*group_stride` bytes.
 inline const int8_t* column_of(const PackedLayout& layout, const uint8_t* packed, int64_t j,
                                int64_t* group_stride) {
   const int64_t panel = j / layout.panel, first = panel * layout.panel;
   const int64_t width = layout.n_padded - first < layout.panel ? layout.n_padded - first : layout.panel;
-  *group_stride = width * kGroup;
+  *group_stride = width * layout.k_group;
   return reinterpret_cast<const int8_t*>(packed) + layout.weight_offset + first * layout.k_padded +
-         (j - first) * kGroup;
+         (j - first) * layout.k_group;
 }
 
 PackedLayout choose_layout(int64_t n, int64_t k, int panel_vectors, int64_t* bytes) {
@@ -70,13 +70,14 @@ void pack_gemm(const PackGemmArgs& args) noexcept {
 
 void unpack_gemm(const UnpackGemmArgs& args) noexcept {
   const PackedLayout layout = layout_of(args.packed);
+  const int64_t group = layout.k_group;
   const auto* scales = reinterpret_cast<const float*>(args.packed + layout.scale_offset);
   const auto* biases = reinterpret_cast<const float*>(args.packed + layout.bias_offset);
   for (int64_t j = 0; j < layout.n; ++j) {
     int64_t stride;
     const int8_t* column = column_of(layout, args.packed, j, &stride);
     int8_t* row = args.weight + j * layout.k;
-    for (int64_t k = 0; k < layout.k; ++k) row[k] = column[k / kGroup * stride + k % kGroup];
+    for (int64_t k = 0; k < layout.k; ++k) row[k] = column[k / group * stride + k % group];
     args.scale[j] = scales[j];
     args.bias[j] = biases[j];
   }

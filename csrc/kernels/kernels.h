@@ -77,7 +77,7 @@ struct PackGemmArgs {
 };
 
 struct UnpackGemmArgs {
-  const uint8_t* packed;
+  const uint8_t* packed;  // of any instruction set
   int8_t* weight;  // (n, k)
   float* scale;    // (n)
   float* bias;     // (n)

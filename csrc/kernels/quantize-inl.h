@@ -63,6 +63,12 @@ inline void quantize_span(const float* x, int64_t count, float inverse_scale, in
   const F inverse = set(inverse_scale);
   const I zero = set_int(zero_point);
   int64_t i = 0;
+  for (; i + 4 * kLanes <= count; i += 4 * kLanes) {
+    I v[4];
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) v[j] = round_scaled<kBounded>(load(x + i + j * kLanes), inverse);
+    store_u8_four(q + i, v, zero_point);
+  }
   for (; i + kLanes <= count; i += kLanes)
     store_u8(q + i, add_int(round_scaled<kBounded>(load(x + i), inverse), zero));
   if (i < count) {

@@ -82,6 +82,14 @@ inline void store_u8_n(uint8_t* p, I v, int n) {
   store_u8(bytes, v);
   std::memcpy(p, bytes, static_cast<size_t>(n));
 }
+inline void store_u8_four(uint8_t* p, const I (&v)[4], int32_t zero) {
+  const I order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const I z = _mm256_set1_epi16(static_cast<int16_t>(zero));
+  const I low = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), z);
+  const I high = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), z);
+  _mm256_storeu_si256(reinterpret_cast<I*>(p),
+                      _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order));
+}
 inline F load_u8(const uint8_t* p) {
   return to_float(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }

@@ -8,6 +8,7 @@
 //   round, to_int           to nearest, ties to even
 //   scale_by_power_of_2     p * 2^n by adding to the exponent: p and the result must be normal
 //   store_u8                saturated to 0..255
+//   store_u8_four           4 * kLanes bytes: saturated v[j] + zero, zero in -32768..32767
 //   add_int, mul_int ...    modulo 2^32; min_int, max_int are signed, shifts are logical
 //   load_u8_int             kLanes bytes, zero-extended
 //   load_u4                 nibbles i, i + 1, ... of p, the first of each byte its low one; i is a
@@ -80,6 +81,13 @@ inline I load_u8_int(const uint8_t* p) {
 inline __m128i saturate(I v) { return _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512())); }
 inline void store_u8(uint8_t* p, I v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), saturate(v)); }
 inline void store_u8_n(uint8_t* p, I v, int n) { _mm_mask_storeu_epi8(p, first(n), saturate(v)); }
+inline void store_u8_four(uint8_t* p, const I (&v)[4], int32_t zero) {
+  const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const I z = _mm512_set1_epi16(static_cast<int16_t>(zero));
+  const I low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), z);
+  const I high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), z);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high)));
+}
 inline F load_u8(const uint8_t* p) {
   return to_float(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }

@@ -78,6 +78,9 @@ inline void load_quads(const float* p, int64_t, F (&v)[4]) { std::memcpy(v, p, s
 inline void store_quads(uint8_t* p, int64_t, const I (&v)[4]) { std::memcpy(p, v, sizeof v); }
 inline uint8_t saturate(I v) { return static_cast<uint8_t>(v < 0 ? 0 : v > 255 ? 255 : v); }
 inline void store_u8(uint8_t* p, I v) { *p = saturate(v); }
+inline void store_u8_four(uint8_t* p, const I (&v)[4], int32_t zero) {
+  for (int i = 0; i < 4; ++i) p[i] = saturate(v[i] + zero);
+}
 inline void store_u8_n(uint8_t* p, I v, int n) {
   if (n > 0) *p = saturate(v);
 }

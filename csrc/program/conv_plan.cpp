@@ -189,16 +189,13 @@ void pack_conv(const ConvSpec& spec, const int8_t* weight, const float* scale, c
 
 void unpack_conv(const uint8_t* packed, int8_t* weight, float* scale, float* bias) {
   const ConvHeader header = conv_header(packed);
-  const KernelTable* kernels = kernels_of(static_cast<Isa>(header.isa));
-  if (kernels == nullptr)
-    throw std::invalid_argument("not a convolution packed for an instruction set of this CPU");
   std::vector<int8_t> values;
   each_matrix(header.spec, header.blocks, [&](int64_t entry, const PieceMatrix& matrix) {
     values.resize(static_cast<size_t>(matrix.n() * matrix.k()));
     int64_t offset;
     std::memcpy(&offset, packed + sizeof(ConvHeader) + entry * 8, sizeof offset);
     const int64_t first = matrix.first_output();
-    kernels->unpack_gemm({packed + offset, values.data(), scale + first, bias + first});
+    active_kernels().unpack_gemm({packed + offset, values.data(), scale + first, bias + first});
     matrix.each([&](int64_t to, int64_t from) { weight[from] = values[static_cast<size_t>(to)]; });
   });
 }

@@ -142,11 +142,8 @@ void pack_weight(const int8_t* weight, const float* scale, const float* bias, in
 void unpack_weight(const uint8_t* packed, int8_t* weight, float* scale, float* bias) {
   PackedLayout layout;
   __builtin_memcpy(&layout, packed, sizeof layout);
-  const KernelTable* kernels =
-      layout.magic == kPackedMagic ? kernels_of(static_cast<Isa>(layout.isa)) : nullptr;
-  if (kernels == nullptr)
-    throw std::invalid_argument("not a weight packed for an instruction set of this CPU");
-  kernels->unpack_gemm({packed, weight, scale, bias});
+  if (layout.magic != kPackedMagic) throw std::invalid_argument("not a packed weight");
+  active_kernels().unpack_gemm({packed, weight, scale, bias});
 }
 
 void quantize_activations(const float* x, int64_t rows, int64_t cols, Granularity granularity, uint8_t* q,

@@ -19,7 +19,7 @@ constexpr int32_t kCellMagic = 0x6c6c6563;
 struct CellHeader {
   int32_t magic, isa;
   CellShape shape;
-  int64_t hidden_offset, projection_offset, bias_offset, bytes;
+  int64_t lanes, hidden_offset, projection_offset, bias_offset, bytes;
 };
 constexpr int64_t kInputOffset = (sizeof(CellHeader) + 63) / 64 * 64;
 
@@ -42,6 +42,7 @@ CellHeader lay_out(const CellShape& shape) {
   header.magic = kCellMagic;
   header.isa = static_cast<int32_t>(kernels.isa);
   header.shape = shape;
+  header.lanes = kernels.lanes;
   header.hidden_offset = kInputOffset + part_bytes(shape.input_weight(), columns, shape.input, 0);
   header.projection_offset =
       header.hidden_offset + part_bytes(shape.state_weight(), columns, shape.output(), panel_vectors(shape));
@@ -143,15 +144,13 @@ void pack_cell(const CellShape& shape, const PlainCell& plain, uint8_t* packed) 
 void unpack_cell(const uint8_t* packed, const UnpackedCell& plain) {
   const CellHeader header = header_of(packed);
   const CellShape& shape = header.shape;
-  const KernelTable* kernels = kernels_of(static_cast<Isa>(header.isa));
-  if (kernels == nullptr) throw std::invalid_argument("not a cell packed for an instruction set of this CPU");
-  const int64_t rows = shape.gates() * padded_units(shape, kernels->lanes);
+  const int64_t rows = shape.gates() * padded_units(shape, header.lanes);
   Matrix input(shape.input_weight(), rows, shape.input);
   Matrix hidden(shape.state_weight(), rows, shape.output());
   input.unpack(packed + kInputOffset);
   hidden.unpack(packed + header.hidden_offset);
   const auto* biases = reinterpret_cast<const float*>(packed + header.bias_offset);
-  each_row(shape, kernels->lanes, [&](int64_t there, int64_t here) {
+  each_row(shape, header.lanes, [&](int64_t there, int64_t here) {
     input.copy_out(here, plain.input, plain.input_scale, there);
     hidden.copy_out(here, plain.hidden, plain.hidden_scale, there);
     plain.input_bias[there] = biases[there];

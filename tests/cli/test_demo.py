@@ -57,6 +57,16 @@ def told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, object]:
     return asked
 
 
+@pytest.mark.parametrize("columns", ["80", None])
+def test_rows_keep_their_names_on_a_narrow_terminal_and_in_a_pipe(
+    run: Run, monkeypatch: pytest.MonkeyPatch, columns: str | None
+) -> None:
+    monkeypatch.delenv("COLUMNS") if columns is None else monkeypatch.setenv("COLUMNS", columns)
+    output = run("demo").output
+    for name in ("file", "latency, 1 x 32", "task, accuracy", "SQNR of"):
+        assert name in output
+
+
 def test_table_and_file(run: Run, tmp_path: Path, told: dict[str, object]) -> None:
     result = run("demo")
     assert result.exit_code == 0

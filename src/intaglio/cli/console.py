@@ -7,6 +7,7 @@ Imports: click, rich. Neighbours: `commands` uses all of it.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -19,13 +20,19 @@ from intaglio.errors import IntaglioError
 
 __all__ = ["report_errors", "show", "show_progress"]
 
+FILE_WIDTH = 120
+"""Columns of tables that go to a file or a pipe, which say nothing of their width."""
+
 
 def show(result: Mapping[str, Any] | RenderableType) -> None:
     """Print a result: a mapping as JSON, anything else as rich draws it."""
     if isinstance(result, Mapping):
         click.echo(json.dumps(result, indent=2))
     else:
-        Console().print(result)
+        console = Console()
+        if not console.is_terminal and "COLUMNS" not in os.environ:
+            console.width = FILE_WIDTH
+        console.print(result)
 
 
 @contextmanager

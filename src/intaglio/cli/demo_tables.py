@@ -18,6 +18,9 @@ from intaglio.timing import Timing
 
 __all__ = ["draw_demo"]
 
+NAME_WIDTH = 24
+"""Columns that the rows' names keep on a narrow terminal, where the figures then take two lines."""
+
 
 def draw_demo(report: DemoReport, output: Path) -> RenderableType:
     """Draw the whole report; `output` is where its figures were written."""
@@ -33,9 +36,9 @@ def draw_demo(report: DemoReport, output: Path) -> RenderableType:
 def _draw_model(model: ModelReport) -> Table:
     title = f"{model.name}: {model.description}"
     table = Table(title=title, title_justify="left", title_style="bold", box=box.SIMPLE_HEAD)
-    table.add_column("")
+    table.add_column("", min_width=NAME_WIDTH)
     for name in ("float32", "int8", "change"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name, justify="right")
     table.add_row("file", *_draw_bytes(model.file_bytes, "smaller"))
     if model.resident_bytes is None:
         table.add_row("resident memory", "?", "?", "not told by this platform")
