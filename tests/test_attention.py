@@ -8,8 +8,10 @@ import torch
 from torch import Tensor, nn
 
 import intaglio
-from intaglio import ConfigError, InputError, quantize_dynamic
+from intaglio import ConfigError, InputError, _core, quantize_dynamic
 from intaglio.nn import DynamicLinear, DynamicMultiheadAttention
+from intaglio.ops.linear import run_linear_columns, run_linear_dynamic
+from intaglio.ops.packing import pack_weight
 
 FLOOR = 28.0
 
@@ -80,6 +82,66 @@ def test_unbatched() -> None:
     check(attention, quantized, query, key, key, key_padding_mask=torch.arange(7) > 4)
 
 
+def test_self_attention_quantizes_its_input_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    _, quantized = pair(batch_first=True)
+    _, by_widths = pair(kdim=40)
+    widths = [(name, p.out_features) for name, p in quantized.named_children()]  # type: ignore[union-attr]
+    assert widths == [("in_proj", 144), ("out_proj", 48)]
+    assert [name for name, _ in by_widths.named_children()] == ["q_proj", "k_proj", "v_proj", "out_proj"]
+    calls: list[str] = []
+    core = intaglio.ops.linear._core
+
+    class Counting:
+        def __getattr__(self, name: str) -> object:
+            calls.append(name)
+            return getattr(core, name)
+
+    monkeypatch.setattr(intaglio.ops.linear, "_core", Counting())
+    x, memory = torch.randn(2, 5, 48), torch.randn(2, 7, 48)
+    for inputs, expected in (
+        ((x, x, x), {"linear_dynamic": 2}),
+        ((x, memory, memory), {"linear_dynamic": 1, "linear_dynamic_panels": 2}),
+        ((x, memory, memory.clone()), {"linear_dynamic": 1, "linear_dynamic_panels": 3}),
+    ):
+        calls.clear()
+        quantized(*inputs, need_weights=False)
+        assert {name: calls.count(name) for name in calls if name.startswith("linear")} == expected
+
+
+@pytest.mark.parametrize("width", [40, 48, 100])
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_how_tensors_are_shared_changes_no_bit(width: int, isa: str) -> None:
+    # Panels of columns do not end where the projections do: 40 and 100 are multiples of no vector.
+    _core.force_isa(isa)
+    quantized = quantize_dynamic(nn.MultiheadAttention(width, 4, batch_first=True))
+    x = torch.randn(2, 9, width)
+    for need_weights in (True, False):
+        found = [
+            quantized(*inputs, need_weights=need_weights)[0]
+            for inputs in ((x, x, x), (x, x.clone(), x.clone()), (x, *[x.clone()] * 2))
+        ]
+        assert torch.equal(found[0], found[1])
+        assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize("rows", [1, 5, 300])
+@pytest.mark.parametrize("per_row", [True, False])
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_columns_are_those_of_the_whole_product(rows: int, per_row: bool, isa: str) -> None:
+    _core.force_isa(isa)
+    for n, k in ((30, 7), (300, 50), (576, 192)):
+        packed = pack_weight(
+            torch.randint(-127, 128, (n, k), dtype=torch.int8), torch.rand(n), torch.randn(n)
+        )
+        x = torch.randn(rows, k)
+        whole = run_linear_dynamic(x, packed, n, per_row)
+        for threads, (begin, end) in itertools.product(
+            (1, 3), ((0, n), (0, n // 3), (n // 3, n), (1, 2), (n - 1, n))
+        ):
+            torch.set_num_threads(threads)
+            assert torch.equal(run_linear_columns(x, packed, begin, end, per_row), whole[:, begin:end])
+
+
 @pytest.mark.parametrize("spec", [{nn.Linear}, {nn.MultiheadAttention}, None])
 def test_projections_are_quantized_when_linear_is_asked_for(spec: set[type] | None) -> None:
     # pytorch/pytorch#118165, #32764
@@ -106,6 +168,31 @@ def test_attention_kept_in_float_keeps_its_projection() -> None:
     assert notes["attention.out_proj"] == "part of a float MultiheadAttention"
 
 
+class Doubled(nn.MultiheadAttention):
+    """A subclass with a forward of its own, which reads the projection's weight."""
+
+    def forward(self, *inputs: Tensor, **options: object) -> tuple[Tensor, Tensor | None]:  # type: ignore[override]
+        output, weights = super().forward(*inputs, **options)  # type: ignore[arg-type]
+        return 2 * output, weights
+
+
+def test_a_subclass_with_its_own_forward_stays_whole() -> None:
+    model = nn.ModuleDict({"attention": Doubled(48, 4), "head": nn.Linear(48, 2)}).eval()
+    quantized = quantize_dynamic(model, {nn.Linear})
+    assert isinstance(quantized["head"], DynamicLinear)
+    x = torch.randn(4, 2, 48)
+    assert torch.equal(quantized["attention"](x, x, x)[0], model["attention"](x, x, x)[0])
+
+
+def test_its_kind_of_linear_alone_is_a_linear() -> None:
+    # pytorch/pytorch#118165: NonDynamicallyQuantizableLinear was left in float wherever it stood.
+    alone = nn.modules.linear.NonDynamicallyQuantizableLinear(48, 8)
+    quantized = quantize_dynamic(nn.Sequential(alone), {nn.Linear})[0]
+    assert isinstance(quantized, DynamicLinear)
+    x = torch.randn(4, 48)
+    assert sqnr(quantized(x), alone(x)) > FLOOR
+
+
 # ---- torch's transformer layers ---------------------------------------------------------------------
 
 
@@ -129,6 +216,8 @@ def test_fast_path_does_not_bypass_quantized_layers(
     # pytorch/pytorch#109987, #51662: the fused path read raw weights out of the quantized modules.
     model = encoder(batch_first, activation)
     quantized = quantize_dynamic(model, spec)
+    parts = ("self_attn.in_proj", "self_attn.out_proj", "linear1", "linear2")
+    every = [f"layers.{i}.{part}" for i in range(2) for part in parts]
     calls: list[str] = []
     forward = DynamicLinear.forward
     monkeypatch.setattr(
@@ -145,7 +234,7 @@ def test_fast_path_does_not_bypass_quantized_layers(
         with mode():
             found, expected = quantized(x, **options), model(x, **options)
         assert sqnr(found[kept], expected[kept]) >= FLOOR
-        assert len(calls) == (12 if spec == {nn.Linear} else 1)
+        assert calls == (every if spec == {nn.Linear} else ["layers.0.linear1"])
 
 
 def test_decoder_and_whole_transformer() -> None:
@@ -165,6 +254,7 @@ def test_decoder_and_whole_transformer() -> None:
 # ---- Bad input ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors")
 def test_bad_input_names_the_layer() -> None:
     model = nn.ModuleDict({"attend": nn.MultiheadAttention(48, 4, batch_first=True)}).eval()
     attend = quantize_dynamic(model)["attend"]
@@ -179,6 +269,7 @@ def test_bad_input_names_the_layer() -> None:
         ((x, x, x), {"attn_mask": torch.zeros(5, 5, dtype=torch.int64)}, "must be bool or float"),
         ((x, x, x), {"key_padding_mask": torch.zeros(2, 4).bool()}, "key_padding_mask has shape"),
         ((x, x, x), {"is_causal": True}, "pass the mask"),
+        ((torch.nested.nested_tensor([x[0], x[1]]), x, x), {}, "nested tensor"),
     ):
         with pytest.raises(InputError, match=message) as error:
             attend(*inputs, **options)

@@ -41,6 +41,20 @@ void bind_gemm(nb::module_& m) {
       },
       "packed"_a, "(N, K, instruction set) of a packed weight.");
   m.def(
+      "packed_panel", [](uintptr_t packed) { return checked_layout(pointer<const uint8_t>(packed)).panel; },
+      "packed"_a, "Columns in a panel of a packed weight.");
+  m.def(
+      "linear_dynamic_panels",
+      [](uintptr_t x, int64_t rows, int64_t k, uintptr_t packed, int granularity, int64_t panel_begin,
+         int64_t panel_end, uintptr_t y, int threads) {
+        nb::gil_scoped_release release;
+        linear_dynamic({pointer<const float>(x), rows, k, pointer<const uint8_t>(packed),
+                        static_cast<Granularity>(granularity), Activation::kNone, 0.0f, 0.0f,
+                        pointer<float>(y), threads, panel_begin, panel_end});
+      },
+      "x"_a, "rows"_a, "k"_a, "packed"_a, "granularity"_a, "panel_begin"_a, "panel_end"_a, "y"_a,
+      "threads"_a);
+  m.def(
       "linear_dynamic",
       [](uintptr_t x, int64_t rows, int64_t k, uintptr_t packed, int granularity, int activation, float lower,
          float upper, uintptr_t y, int threads) {

@@ -20,6 +20,18 @@ constexpr int64_t kSmallestRowShare = 48;
 
 int64_t block_rows(int64_t k_padded) { return std::max<int64_t>(48, kBlockBytes / k_padded / 48 * 48); }
 
+// The panels that a call computes, and the columns that stand in them.
+struct Columns {
+  int64_t panel_begin, panel_end, first, count;
+};
+
+Columns columns_of(const LinearDynamicCall& call, const PackedLayout& layout) {
+  const int64_t begin = call.panel_begin, end = call.panel_end < 0 ? panels_of(layout) : call.panel_end;
+  if (begin < 0 || begin > end || end > panels_of(layout))
+    throw std::invalid_argument("the packed weight has no such panels");
+  return {begin, end, begin * layout.panel, std::min(layout.n, end * layout.panel) - begin * layout.panel};
+}
+
 GemmArgs plan(const LinearDynamicCall& call, int64_t param_stride) {
   GemmArgs args{};
   args.packed = call.packed;
@@ -48,7 +60,8 @@ int64_t workspace_bytes(int64_t rows, int64_t k_padded, int64_t gemm_bytes) {
 }
 
 // Rows are quantized and multiplied block by block, each thread its own rows: no waiting in between.
-void linear_by_rows(const LinearDynamicCall& call, const PackedLayout& layout, int threads) {
+void linear_by_rows(const LinearDynamicCall& call, const PackedLayout& layout, const Columns& columns,
+                    int threads) {
   const KernelTable& kernels = active_kernels();
   const int64_t most = std::min(call.m, block_rows(layout.k_padded));
   const int64_t gemm_bytes = kernels.gemm_scratch_bytes(most, layout.k_padded);
@@ -70,11 +83,12 @@ void linear_by_rows(const LinearDynamicCall& call, const PackedLayout& layout, i
       args.a = q;
       args.a_stride = layout.k_padded;
       args.m = m;
-      args.panel_end = panels_of(layout);
+      args.panel_begin = columns.panel_begin;
+      args.panel_end = columns.panel_end;
       args.row_scale = scale;
       args.row_zero_point = zero_point;
-      args.c = call.y + row * layout.n;
-      args.c_stride = layout.n;
+      args.c = call.y + row * columns.count - columns.first;
+      args.c_stride = columns.count;
       args.scratch = gemm_scratch;
       kernels.gemm(args);
     }
@@ -82,7 +96,8 @@ void linear_by_rows(const LinearDynamicCall& call, const PackedLayout& layout, i
 }
 
 // All rows are quantized first, then each thread takes its own panels of columns.
-void linear_by_panels(const LinearDynamicCall& call, const PackedLayout& layout, int threads) {
+void linear_by_panels(const LinearDynamicCall& call, const PackedLayout& layout, const Columns& columns,
+                      int threads) {
   const KernelTable& kernels = active_kernels();
   const int64_t k_padded = layout.k_padded, most = std::min(call.m, block_rows(k_padded));
   const int64_t gemm_bytes = aligned_size(kernels.gemm_scratch_bytes(most, k_padded));
@@ -92,18 +107,18 @@ void linear_by_panels(const LinearDynamicCall& call, const PackedLayout& layout,
                        work.zero_point, threads);
   const int64_t stride = call.granularity == Granularity::kPerRow ? 1 : 0;
   run_parallel(threads, [&](int thread, int count) {
-    const Share panels = share_of(panels_of(layout), 1, thread, count);
+    const Share panels = share_of(columns.panel_end - columns.panel_begin, 1, thread, count);
     for (int64_t row = 0; row < call.m; row += most) {
       GemmArgs args = plan(call, stride);
       args.a = work.q + row * k_padded;
       args.a_stride = k_padded;
       args.m = std::min(most, call.m - row);
-      args.panel_begin = panels.begin;
-      args.panel_end = panels.end;
+      args.panel_begin = columns.panel_begin + panels.begin;
+      args.panel_end = columns.panel_begin + panels.end;
       args.row_scale = work.scale + row * stride;
       args.row_zero_point = work.zero_point + row * stride;
-      args.c = call.y + row * layout.n;
-      args.c_stride = layout.n;
+      args.c = call.y + row * columns.count - columns.first;
+      args.c_stride = columns.count;
       args.scratch = work.gemm + gemm_bytes * thread;
       kernels.gemm(args);
     }
@@ -178,11 +193,12 @@ void linear_dynamic(const LinearDynamicCall& call) {
   const PackedLayout layout = checked_layout(call.packed);
   if (layout.k != call.k)
     throw std::invalid_argument("the packed weight has another number of input features");
-  if (call.m <= 0 || layout.n == 0) return;
-  const int threads = call.m * layout.n * layout.k < kSmallestParallelWork ? 1 : call.threads;
+  const Columns columns = columns_of(call, layout);
+  if (call.m <= 0 || columns.count <= 0) return;
+  const int threads = call.m * columns.count * layout.k < kSmallestParallelWork ? 1 : call.threads;
   const bool by_rows =
       call.granularity == Granularity::kPerRow && (threads == 1 || call.m >= kSmallestRowShare * threads);
-  by_rows ? linear_by_rows(call, layout, threads) : linear_by_panels(call, layout, threads);
+  by_rows ? linear_by_rows(call, layout, columns, threads) : linear_by_panels(call, layout, columns, threads);
 }
 
 }  // namespace intaglio

@@ -27,8 +27,9 @@ struct LinearDynamicCall {
   Granularity granularity;
   Activation activation;
   float lower, upper;
-  float* y;  // (m, n), contiguous
+  float* y;  // (m, n), contiguous; with fewer panels, (m, columns of those panels)
   int threads;
+  int64_t panel_begin = 0, panel_end = -1;  // the panels to compute; -1: all that follow
 };
 
 // y = activation(x_q @ w_q.T * scales + bias), x quantized dynamically (docs/numerics.md, section 4).

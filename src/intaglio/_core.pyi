@@ -27,6 +27,18 @@ def linear_dynamic(
     y: int,
     threads: int,
 ) -> None: ...
+def packed_panel(packed: int) -> int: ...
+def linear_dynamic_panels(
+    x: int,
+    rows: int,
+    k: int,
+    packed: int,
+    granularity: int,
+    panel_begin: int,
+    panel_end: int,
+    y: int,
+    threads: int,
+) -> None: ...
 def quantize_activations(
     x: int,
     rows: int,

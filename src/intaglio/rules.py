@@ -15,7 +15,7 @@ from torch import nn
 
 from intaglio.qconfig import QConfig
 
-__all__ = ["Example", "OpRule", "Rules", "all_rules", "register_rule", "rule_of", "why_no_rule"]
+__all__ = ["Example", "OpRule", "Rules", "all_rules", "reader_of", "register_rule", "rule_of", "why_no_rule"]
 
 Example = tuple[nn.Module, tuple[Any, ...]]
 
@@ -79,6 +79,15 @@ def all_rules() -> tuple[OpRule, ...]:
 def rule_of(module: nn.Module, rules: Rules) -> OpRule | None:
     """The first of `rules` that is for `module`, or None."""
     return next((rule for rule in rules if rule.matches(module)), None)
+
+
+def reader_of(module: nn.Module, rules: Rules) -> OpRule | None:
+    """The rule of whose kind `module` is and whose floats read their children's weights, or None.
+
+    A subclass with a forward of its own has no rule, but may call the forward that reads them.
+    """
+    readers = (rule for rule in rules if rule.reads_children)
+    return next((rule for rule in readers if isinstance(module, rule.all_float_types())), None)
 
 
 def why_no_rule(module: nn.Module, rules: Rules) -> str:

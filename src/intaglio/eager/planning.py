@@ -20,7 +20,7 @@ from intaglio.nn.quantized import QuantizedModule
 from intaglio.observer import ObserverBase
 from intaglio.qconfig import QConfig, dynamic_qconfig_of
 from intaglio.qparams import QuantizedType, parse_dtype
-from intaglio.rules import OpRule, Rules, all_rules, rule_of, why_no_rule
+from intaglio.rules import OpRule, Rules, all_rules, reader_of, rule_of, why_no_rule
 
 __all__ = ["Plan", "Replacement", "Spec", "plan_dynamic", "read_spec", "refuse_model", "rules_with"]
 
@@ -106,12 +106,13 @@ def plan_dynamic(model: nn.Module, spec: Spec, rules: Rules) -> Plan:
             continue
         if any(True for _ in module.parameters(recurse=False)):
             plan.kept[path] = reason
-        if rule is not None and rule.reads_children:
-            _check_no_child_named(path, rule, spec)
+        reader = reader_of(module, rules)
+        if reader is not None:
+            _check_no_child_named(path, reader, spec)
             inside.append(children)
             for name, child in module.named_modules():
                 if name and any(True for _ in child.parameters(recurse=False)):
-                    plan.kept[children + name] = f"part of a float {rule.name}"
+                    plan.kept[children + name] = f"part of a float {reader.name}"
     if not plan.replacements:
         raise NothingQuantizedError(_nothing_message(model, spec, plan))
     return plan

@@ -1,7 +1,8 @@
 """MultiheadAttention: the form whose projections are quantized dynamically, and its rule.
 
-The four projections (query, key, value, output) are quantized Linears of their own; what happens between
-them stays in float. May import ops, rules, quantized, linear and errors.
+The projections are quantized Linears; what happens between them stays in float. Where query, key and value
+have one width, their int8 projections are one Linear, so that self-attention quantizes its input once and
+multiplies once. May import ops, rules, quantized, linear and errors.
 """
 
 from __future__ import annotations
@@ -15,14 +16,16 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from intaglio.errors import ConfigError, InputError
-from intaglio.nn.linear import LINEAR
+from intaglio.nn.linear import LINEAR, DynamicLinear
 from intaglio.nn.quantized import QuantizedModule, StateSpec, quantized_class, register_quantized
 from intaglio.qconfig import QConfig
+from intaglio.qparams import INT8
 from intaglio.rules import Example, OpRule, register_rule
 
 __all__ = ["DynamicMultiheadAttention"]
 
-PROJECTIONS = ("q_proj", "k_proj", "v_proj", "out_proj")
+PACKED = ("in_proj", "out_proj")
+SEPARATE = ("q_proj", "k_proj", "v_proj", "out_proj")
 LINEAR_KINDS = frozenset({"dynamic_linear", "half_linear"})
 
 
@@ -56,11 +59,12 @@ class DynamicMultiheadAttention(QuantizedModule):
         path: str = "",
     ) -> None:
         super().__init__(path)
-        for name in PROJECTIONS:
+        self.is_packed = "in_proj" in projections
+        for name in PACKED if self.is_packed else SEPARATE:
             self.add_module(name, projections[name])
         self.embed_dim = int(cast(Any, self.out_proj).in_features)
-        self.kdim = int(cast(Any, self.k_proj).in_features)
-        self.vdim = int(cast(Any, self.v_proj).in_features)
+        self.kdim = self.embed_dim if self.is_packed else int(cast(Any, self.k_proj).in_features)
+        self.vdim = self.embed_dim if self.is_packed else int(cast(Any, self.v_proj).in_features)
         self.num_heads, self.head_dim = num_heads, self.embed_dim // num_heads
         self.add_zero_attn, self.batch_first, self.has_bias_kv = add_zero_attn, batch_first, bias_kv
         empty = torch.zeros(1, 1, self.embed_dim) if bias_kv else None
@@ -74,7 +78,7 @@ class DynamicMultiheadAttention(QuantizedModule):
         prefix = path + "." if path else ""
         projections = {
             name: cast(QuantizedModule, LINEAR.lower_dynamic(linear, qconfig, prefix + name))
-            for name, linear in _float_projections(module).items()
+            for name, linear in _float_projections(module, qconfig).items()
         }
         quantized = cls(
             module.num_heads,
@@ -108,7 +112,7 @@ class DynamicMultiheadAttention(QuantizedModule):
         if is_causal and attn_mask is None:
             raise InputError(f"{self.where()}: is_causal is a hint about attn_mask: pass the mask as well")
         batched, dtype = query.dim() == 3, query.dtype
-        heads = self._project(query.float(), key.float(), value.float(), batched)
+        heads = self._split_heads(*self._project(query, key, value), batched)
         # torch's own rule: the causal shortcut only where nothing else masks and no weights are wanted.
         causal = is_causal and key_padding_mask is None and not need_weights
         mask = None if causal else self._merge_masks(key_padding_mask, attn_mask, heads)
@@ -129,6 +133,10 @@ class DynamicMultiheadAttention(QuantizedModule):
             ("key", key, self.kdim),
             ("value", value, self.vdim),
         ):
+            if isinstance(x, Tensor) and x.is_nested:
+                raise InputError(
+                    f"{self.where()}: {name} is a nested tensor: pass a padded one and a key_padding_mask"
+                )
             self.check_input(x, features, name)
         dims = (query.dim(), key.dim(), value.dim())
         if dims not in ((2, 2, 2), (3, 3, 3)):
@@ -147,15 +155,32 @@ class DynamicMultiheadAttention(QuantizedModule):
                 "same batch"
             )
 
-    def _project(
-        self, query: Tensor, key: Tensor, value: Tensor, batched: bool
-    ) -> tuple[Tensor, Tensor, Tensor]:
+    def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The three projections in float32, in the layout of the inputs; one tensor is quantized once."""
+        same_kv = key is value
+        same = query is key and same_kv
+        query = query.float()
+        key = query if same else key.float()
+        value = key if same_kv else value.float()
+        if not self.is_packed:
+            parts = self._projections()
+            return parts["q_proj"](query), parts["k_proj"](key), parts["v_proj"](value)
+        in_proj, width = cast(DynamicLinear, self.in_proj), self.embed_dim
+        if same:
+            q, k, v = in_proj(query).chunk(3, -1)
+            return q, k, v
+        q = in_proj.columns(query, 0, width)
+        if same_kv:
+            k, v = in_proj.columns(key, width, 3 * width).chunk(2, -1)
+            return q, k, v
+        return q, in_proj.columns(key, width, 2 * width), in_proj.columns(value, 2 * width, 3 * width)
+
+    def _split_heads(self, q: Tensor, k: Tensor, v: Tensor, batched: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Queries `(N, H, L, D)`, keys and values `(N, H, S, D)`, with bias_k, bias_v and the zero key."""
-        projected = []
-        for x, name in ((query, "q_proj"), (key, "k_proj"), (value, "v_proj")):
-            y = self._projections()[name](x)
-            projected.append(y.unsqueeze(0) if not batched else y if self.batch_first else y.transpose(0, 1))
-        q, k, v = projected
+        if not batched:
+            q, k, v = q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0)
+        elif not self.batch_first:
+            q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
         if self.bias_k is not None and self.bias_v is not None:
             k = torch.cat([k, self.bias_k.to(k.dtype).expand(k.shape[0], 1, -1)], 1)
             v = torch.cat([v, self.bias_v.to(v.dtype).expand(v.shape[0], 1, -1)], 1)
@@ -170,7 +195,7 @@ class DynamicMultiheadAttention(QuantizedModule):
         """One additive mask that broadcasts to `(N, H, L, S)`, or None."""
         q, k, _ = heads
         batch, length, positions = q.shape[0], q.shape[2], k.shape[2]
-        added = (self.bias_k is not None) + self.add_zero_attn
+        added = self.has_bias_kv + self.add_zero_attn
         given = positions - added
         merged = None
         if attention is not None:
@@ -201,7 +226,7 @@ class DynamicMultiheadAttention(QuantizedModule):
         return mask.float()
 
     def _projections(self) -> dict[str, QuantizedModule]:
-        return {name: cast(QuantizedModule, self._modules[name]) for name in PROJECTIONS}
+        return {name: cast(QuantizedModule, part) for name, part in self.named_children()}
 
     def config(self) -> dict[str, Any]:
         """The constructor's arguments; each projection as its kind and config."""
@@ -220,7 +245,7 @@ class DynamicMultiheadAttention(QuantizedModule):
     def from_config(cls, config: dict[str, Any]) -> DynamicMultiheadAttention:
         """An empty module; `ConfigError` where a projection is not a Linear."""
         projections = {}
-        for name in PROJECTIONS:
+        for name in PACKED if "in_proj" in config["projections"] else SEPARATE:
             part = config["projections"][name]
             made = quantized_class(part["kind"]) if part["kind"] in LINEAR_KINDS else None
             if made is None:
@@ -274,25 +299,35 @@ class DynamicMultiheadAttention(QuantizedModule):
 
 
 def _attend_with_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    # One layout whatever the projections were cut from: the order of a float product's sums depends on it.
+    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
     scores = (q * math.sqrt(1.0 / q.shape[-1])) @ k.transpose(-2, -1)
     weights = torch.softmax(scores if mask is None else scores + mask, -1)
     return weights @ v, weights
 
 
-def _float_projections(module: nn.MultiheadAttention) -> dict[str, nn.Linear]:
-    """The projections as Linears that share the attention's parameters."""
-    if module.in_proj_weight is not None:
-        weights = module.in_proj_weight.chunk(3)
+def _float_projections(module: nn.MultiheadAttention, qconfig: QConfig) -> dict[str, nn.Linear]:
+    """The projections as Linears that share the attention's parameters.
+
+    float16 quantizes no input, so that nothing is gained by one Linear for all three.
+    """
+    out = {"out_proj": cast(nn.Linear, module.out_proj)}
+    if module.in_proj_weight is None:
+        weights = [module.q_proj_weight, module.k_proj_weight, module.v_proj_weight]
+    elif qconfig.weight().dtype is INT8:
+        return {"in_proj": _linear_of(module.in_proj_weight, module.in_proj_bias)} | out
     else:
-        weights = (module.q_proj_weight, module.k_proj_weight, module.v_proj_weight)
-    biases = (None, None, None) if module.in_proj_bias is None else module.in_proj_bias.chunk(3)
-    linears: dict[str, nn.Linear] = {}
-    for name, weight, bias in zip(PROJECTIONS, weights, biases, strict=False):
-        linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
-        linear.weight = nn.Parameter(weight, requires_grad=False)
-        linear.bias = None if bias is None else nn.Parameter(bias, requires_grad=False)
-        linears[name] = linear
-    return linears | {"out_proj": module.out_proj}
+        weights = [*module.in_proj_weight.chunk(3)]
+    biases = [None] * 3 if module.in_proj_bias is None else [*module.in_proj_bias.chunk(3)]
+    pairs = zip(SEPARATE, weights, biases, strict=False)
+    return {name: _linear_of(weight, bias) for name, weight, bias in pairs} | out
+
+
+def _linear_of(weight: Tensor, bias: Tensor | None) -> nn.Linear:
+    linear = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    linear.weight = nn.Parameter(weight, requires_grad=False)
+    linear.register_parameter("bias", None if bias is None else nn.Parameter(bias, requires_grad=False))
+    return linear
 
 
 def _example() -> Example:
@@ -307,6 +342,11 @@ def _example_of_two_sequences() -> Example:
     return attention, (torch.randn(2, 5, 32), torch.randn(2, 9, 24), torch.randn(2, 9, 40))
 
 
+def _example_of_memory() -> Example:
+    memory = torch.randn(9, 2, 40)
+    return nn.MultiheadAttention(40, 5, bias=False), (torch.randn(4, 2, 40), memory, memory)
+
+
 ATTENTION = register_rule(
     OpRule(
         name="MultiheadAttention",
@@ -316,6 +356,6 @@ ATTENTION = register_rule(
         default_for=LINEAR.default_for,
         covers=(nn.Linear,),
         reads_children=True,
-        examples=(_example, _example_of_two_sequences),
+        examples=(_example, _example_of_two_sequences, _example_of_memory),
     )
 )

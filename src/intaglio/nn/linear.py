@@ -17,7 +17,7 @@ from intaglio.errors import ConfigError
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
 from intaglio.ops.library import is_eager
-from intaglio.ops.linear import run_linear_dynamic
+from intaglio.ops.linear import run_linear_columns, run_linear_dynamic
 from intaglio.ops.packing import MAX_K, pack_weight, unpack_weight
 from intaglio.qconfig import QConfig
 from intaglio.qparams import FLOAT16, INT8, PerRow, QParams, quantize
@@ -114,6 +114,14 @@ class DynamicLinear(QuantizedModule):
         op = torch.ops.intaglio.linear_dynamic
         output: Tensor = op(x, self.packed, self.out_features, self.per_row, False, 0.0, 0.0)
         return output
+
+    def columns(self, x: Tensor, begin: int, end: int) -> Tensor:
+        """Outputs `begin..end-1` alone: `(..., end - begin)`. For layers that pack several projections."""
+        self.check_input(x, self.in_features)
+        if type(x) is Tensor and x.dtype is _float32 and x.is_cpu and not x.requires_grad and is_eager():
+            return run_linear_columns(x, self.packed, begin, end, self.per_row)
+        y: Tensor = torch.ops.intaglio.linear_columns(x, self.packed, begin, end, self.per_row)
+        return y
 
     @property
     def weight(self) -> QTensor:

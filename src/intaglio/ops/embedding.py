@@ -13,7 +13,7 @@ from torch import Tensor
 from intaglio import _core
 from intaglio.errors import ConfigError, InputError
 from intaglio.ops.library import define_op
-from intaglio.ops.packing import pack_weight, unpack_weight
+from intaglio.ops.packing import for_active_isa
 
 __all__ = [
     "BAG_MODES",
@@ -197,10 +197,8 @@ def run_linear_rows(packed: Tensor, indices: Tensor, width: int, layer: str) -> 
 
 
 def linear_rows(packed: Tensor, indices: Tensor, width: int, layer: str) -> Tensor:
-    """CPU kernel of `intaglio::linear_rows`; packs again what was packed for another instruction set."""
-    if _core.packed_shape(packed.data_ptr())[2] != _core.active_isa():
-        packed = pack_weight(*unpack_weight(packed))
-    return run_linear_rows(packed, indices, width, layer)
+    """CPU kernel of `intaglio::linear_rows`: as `run_linear_rows`."""
+    return run_linear_rows(for_active_isa(packed), indices, width, layer)
 
 
 def _fake_linear_rows(packed: Tensor, indices: Tensor, width: int, layer: str) -> Tensor:

@@ -11,10 +11,16 @@ from torch import Tensor
 
 from intaglio import _core
 from intaglio.ops.library import define_op
-from intaglio.ops.packing import pack_weight, unpack_weight
+from intaglio.ops.packing import for_active_isa
 from intaglio.ops.rows import allocate_rows
 
-__all__ = ["linear_dynamic", "quantize_activations", "run_linear_dynamic"]
+__all__ = [
+    "linear_columns",
+    "linear_dynamic",
+    "quantize_activations",
+    "run_linear_columns",
+    "run_linear_dynamic",
+]
 
 _threads = torch.get_num_threads
 
@@ -59,13 +65,8 @@ def linear_dynamic(
     lower: float,
     upper: float,
 ) -> Tensor:
-    """CPU kernel of `intaglio::linear_dynamic`: as `run_linear_dynamic`, for any float dtype.
-
-    A weight packed for another instruction set (an exported program that moved) is packed again for
-    each call: right, but slow.
-    """
-    if _core.packed_shape(packed.data_ptr())[2] != _core.active_isa():
-        packed = pack_weight(*unpack_weight(packed))
+    """CPU kernel of `intaglio::linear_dynamic`: as `run_linear_dynamic`, for any float dtype."""
+    packed = for_active_isa(packed)
     y = run_linear_dynamic(x.to(torch.float32), packed, out_features, per_row, clamp, lower, upper)
     return y.to(x.dtype)
 
@@ -81,6 +82,41 @@ define_op(
     "float lower, float upper) -> Tensor",
     linear_dynamic,
     _fake_linear_dynamic,
+)
+
+
+def run_linear_columns(x: Tensor, packed: Tensor, begin: int, end: int, per_row: bool = True) -> Tensor:
+    """As `run_linear_dynamic`, but only columns `begin..end-1` of the result: `(..., end - begin)`.
+
+    Whole panels are computed, so that the result may be a view of a wider tensor.
+    """
+    if not x.is_contiguous():
+        x = x.contiguous()
+    panel = _core.packed_panel(packed.data_ptr())
+    first, last = begin // panel, -(-end // panel)
+    width = min(last * panel, _core.packed_shape(packed.data_ptr())[0]) - first * panel
+    y, rows, k = allocate_rows(x, width)
+    _core.linear_dynamic_panels(
+        x.data_ptr(), rows, k, packed.data_ptr(), per_row, first, last, y.data_ptr(), _threads()
+    )
+    return y[..., begin - first * panel : end - first * panel]
+
+
+def linear_columns(x: Tensor, packed: Tensor, begin: int, end: int, per_row: bool) -> Tensor:
+    """CPU kernel of `intaglio::linear_columns`: as `linear_dynamic`, for some of the columns."""
+    packed = for_active_isa(packed)
+    y = run_linear_columns(x.to(torch.float32), packed, begin, end, per_row)
+    return y.to(x.dtype).contiguous()
+
+
+def _fake_linear_columns(x: Tensor, packed: Tensor, begin: int, end: int, per_row: bool) -> Tensor:
+    return x.new_empty([*x.shape[:-1], end - begin])
+
+
+define_op(
+    "linear_columns(Tensor x, Tensor packed, SymInt begin, SymInt end, bool per_row) -> Tensor",
+    linear_columns,
+    _fake_linear_columns,
 )
 
 

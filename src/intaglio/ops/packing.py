@@ -12,7 +12,7 @@ from torch import Tensor
 from intaglio import _core
 from intaglio.errors import ConfigError
 
-__all__ = ["MAX_K", "pack_weight", "unpack_weight"]
+__all__ = ["MAX_K", "for_active_isa", "pack_weight", "unpack_weight"]
 
 MAX_K = 65_793
 """Largest K whose int32 sums cannot overflow: 255 * 128 * K < 2**31."""
@@ -50,3 +50,14 @@ def unpack_weight(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     weight, scale, bias = torch.empty(n, k, dtype=torch.int8), torch.empty(n), torch.empty(n)
     _core.unpack_weight(packed.data_ptr(), weight.data_ptr(), scale.data_ptr(), bias.data_ptr())
     return weight, scale, bias
+
+
+def for_active_isa(packed: Tensor) -> Tensor:
+    """The weight packed for the kernels in use: itself, or packed again.
+
+    For the kernels of ops: an exported program that moved to another CPU packs again for each call, which is
+    right, but slow.
+    """
+    if _core.packed_shape(packed.data_ptr())[2] == _core.active_isa():
+        return packed
+    return pack_weight(*unpack_weight(packed))
