@@ -2,9 +2,9 @@
 
     python -m tests.lying_configs FOLDER
 
-Changes each value in the config of a saved module to others of its type, with a checksum that agrees, and runs
-what still loads: for each example of each rule. Prints how many loaded. Errors are what should happen; a crash
-is what must not.
+Changes each value in the config of a saved module to others of its type, with a checksum that agrees, and
+runs what still loads: for each example of each rule. Prints how many loaded. Errors are what should happen; a
+crash is what must not.
 """
 
 import contextlib
