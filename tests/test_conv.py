@@ -15,7 +15,7 @@ from torch import Tensor, nn
 import intaglio
 from intaglio import ConfigError, InputError, _core
 from intaglio.nn import DynamicConv, DynamicConvTranspose
-from intaglio.nn.conv import ConvModule
+from intaglio.nn.conv import DynamicConvolution as ConvModule
 from intaglio.ops import reference_conv
 from intaglio.ops.conv import PADDING_MODES, ConvSpec, pack_conv, run_conv_dynamic, unpack_conv
 from intaglio.ops.packing import MAX_K

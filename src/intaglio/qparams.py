@@ -7,6 +7,7 @@ Kernels, observers and fake quantization all compute exactly this. May import on
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -127,6 +128,11 @@ class QParams:
     axis: int | None = None
     quant_min: int | None = None
     quant_max: int | None = None
+
+    @cached_property
+    def scalars(self) -> tuple[float, int]:
+        """`scale` and `zero_point` as Python numbers; for parameters per tensor."""
+        return float(self.scale), int(self.zero_point)
 
     def limits(self) -> tuple[int, int]:
         """The smallest and the largest integer."""

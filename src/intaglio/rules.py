@@ -9,15 +9,52 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
+from intaglio.errors import ConfigError
 from intaglio.qconfig import QConfig
+from intaglio.qparams import QParams
 
-__all__ = ["Example", "OpRule", "Rules", "all_rules", "reader_of", "register_rule", "rule_of", "why_no_rule"]
+__all__ = [
+    "Example",
+    "OpRule",
+    "Rules",
+    "StaticForm",
+    "all_rules",
+    "reader_of",
+    "register_rule",
+    "rule_of",
+    "why_no_rule",
+]
 
 Example = tuple[nn.Module, tuple[Any, ...]]
+
+
+def _no_dynamic_form(module: nn.Module, qconfig: QConfig, path: str) -> nn.Module:
+    raise ConfigError(f"'{path}': {type(module).__name__} has no dynamic quantized form")
+
+
+@dataclass(frozen=True)
+class StaticForm:
+    """How one kind of float module becomes one between `QTensor`s, after its output was observed.
+
+    lower: makes the quantized module from the float one, its qconfig, its path and its output's parameters,
+        which are None if the output is float or was never seen.
+    output: "observed", "float" (nothing is observed; the quantized module gives float tensors), or the
+        parameters that hold whatever comes (a sigmoid's 0..1).
+    may_be_unseen: whether the module can be converted without having seen data.
+    refuse: why this very module must stay float, or None.
+    examples: small float modules with float inputs, on which the tests prove the form.
+    """
+
+    lower: Callable[[nn.Module, QConfig, str, QParams | None], nn.Module]
+    output: Literal["observed", "float"] | QParams = "observed"
+    may_be_unseen: bool = False
+    refuse: Callable[[nn.Module, QConfig], str | None] = lambda module, qconfig: None
+    examples: tuple[Callable[[], Example], ...] = ()
+    floor_sqnr: float = 30.0
 
 
 @dataclass(frozen=True)
@@ -26,6 +63,7 @@ class OpRule:
 
     float_types: the float classes, and with them subclasses that keep their `forward`.
     float_type_names: further classes by qualified name, for libraries that may not be installed.
+    static: its form between `QTensor`s, or None.
     lower_dynamic: makes the quantized module from the float one, its qconfig and its path.
     weight_dtypes: names of the weight types that `lower_dynamic` can make.
     default_for: names of the types for which `quantize_dynamic` takes this op when not told what to take.
@@ -38,9 +76,10 @@ class OpRule:
 
     name: str
     float_types: tuple[type[nn.Module], ...]
-    lower_dynamic: Callable[[nn.Module, QConfig, str], nn.Module]
-    weight_dtypes: frozenset[str]
-    default_for: frozenset[str]
+    static: StaticForm | None = None
+    lower_dynamic: Callable[[nn.Module, QConfig, str], nn.Module] = _no_dynamic_form
+    weight_dtypes: frozenset[str] = frozenset()
+    default_for: frozenset[str] = frozenset()
     float_type_names: frozenset[str] = frozenset()
     refuse: Callable[[nn.Module, QConfig], str | None] = lambda module, qconfig: None
     covers: tuple[type[nn.Module], ...] = ()

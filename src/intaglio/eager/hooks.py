@@ -1,4 +1,5 @@
-"""Forward hooks of a float module, which its quantized form takes over. May import weights and nn."""
+"""Forward hooks of a float module, which its quantized form takes over. May import observing,
+weights and nn."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from intaglio.eager.observing import observe_output
 from intaglio.eager.weights import is_weight_hook
 from intaglio.nn.quantized import HOOKS
 
@@ -18,8 +20,8 @@ def hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
 
 
 def give_hooks(target: nn.Module, hooks: dict[str, dict[int, Any]]) -> None:
-    """Let `target` have a float module's forward hooks, but for those that derive its weights."""
+    """Let `target` have a float module's forward hooks, but for those that derive its weights or observe it."""
     for name, kept in hooks.items():
-        for key in [key for key, hook in kept.items() if is_weight_hook(hook)]:
+        for key in [key for key, hook in kept.items() if is_weight_hook(hook) or hook is observe_output]:
             del kept[key]
         setattr(target, name, kept)

@@ -6,58 +6,27 @@ the qconfig says otherwise. May import ops, rules, quantized, linear_half and er
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from intaglio.errors import ConfigError
 from intaglio.nn.linear_half import HalfLinear
+from intaglio.nn.linear_static import QuantizedLinear
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
+from intaglio.nn.weights import quantize_weight
 from intaglio.ops.library import is_eager
 from intaglio.ops.linear import run_linear_columns, run_linear_dynamic
 from intaglio.ops.packing import MAX_K, pack_weight, unpack_weight
 from intaglio.qconfig import QConfig
-from intaglio.qparams import FLOAT16, INT8, PerRow, QParams, quantize
+from intaglio.qparams import FLOAT16, INT8, PerRow, QParams
 from intaglio.qtensor import QTensor
-from intaglio.rules import Example, OpRule, register_rule
+from intaglio.rules import Example, OpRule, StaticForm, register_rule
 
-__all__ = ["DynamicLinear", "quantize_weight"]
+__all__ = ["DynamicLinear"]
 
 _float32 = torch.float32
-
-
-BLOCK_VALUES = 1 << 18
-"""Weights are quantized this many at a time: temporaries stay in the cache, and small beside a layer."""
-
-
-def quantize_weight(weight: Tensor, qconfig: QConfig, path: str) -> tuple[Tensor, Tensor]:
-    """The int8 form of a weight and one float32 scale for each index of axis 0, as `qconfig.weight` says.
-
-    `ConfigError`, naming the module, for a weight that is not finite or an observer that is not symmetric.
-    """
-    weight = weight.detach().to(torch.float32)
-    observer = qconfig.weight()
-    observer(weight)
-    try:
-        qparams = observer.choose()
-    except ConfigError as error:
-        raise ConfigError(f"'{path}': its weight cannot be quantized: {error}") from error
-    if qparams.dtype is not INT8 or bool((qparams.zero_point != 0).any()):
-        raise ConfigError(f"'{path}': its qconfig's weight observer must be symmetric int8")
-    if qparams.axis not in (None, 0):
-        raise ConfigError(f"'{path}': its qconfig's weight observer must look at axis 0, not {qparams.axis}")
-    scale = qparams.scale.expand(weight.shape[0]).contiguous()
-    zero_point = torch.zeros_like(scale, dtype=torch.int32)
-    data = torch.empty(weight.shape, dtype=torch.int8)
-    rows = max(1, BLOCK_VALUES // max(1, weight[0].numel()))
-    for begin in range(0, len(weight), rows):
-        block = slice(begin, begin + rows)
-        part = replace(qparams, scale=scale[block], zero_point=zero_point[block], axis=0)
-        data[block] = quantize(weight[block], part)
-    return data, scale
 
 
 @register_quantized
@@ -196,6 +165,11 @@ def _lower(module: nn.Module, qconfig: QConfig, path: str) -> nn.Module:
     return DynamicLinear.from_float(module, qconfig, path)
 
 
+def _lower_static(module: nn.Module, qconfig: QConfig, path: str, output: QParams | None) -> nn.Module:
+    assert output is not None
+    return QuantizedLinear.from_weight(*_weight_and_bias(module), qconfig, path, output)
+
+
 def _refuse(module: nn.Module, qconfig: QConfig) -> str | None:
     weight, _ = _weight_and_bias(module)
     k = weight.shape[1]
@@ -219,6 +193,7 @@ LINEAR = register_rule(
         name="Linear",
         float_types=(nn.Linear,),
         float_type_names=frozenset({"transformers.pytorch_utils.Conv1D"}),
+        static=StaticForm(_lower_static, refuse=_refuse, examples=(_example, _example_without_bias)),
         lower_dynamic=_lower,
         weight_dtypes=frozenset({"int8", "float16"}),
         default_for=frozenset({"int8", "float16"}),

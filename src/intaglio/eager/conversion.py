@@ -1,0 +1,272 @@
+"""`convert`: replaces prepared modules by quantized ones between `QTensor`s; `quantize` does all three steps.
+
+Every replacement is made before the first is put in its place, so that a conversion that fails leaves the model
+as it was. May import observing, planning, nn and below.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+
+from intaglio.eager.hooks import give_hooks, hooks_of
+from intaglio.eager.observing import OBSERVER, observer_of
+from intaglio.eager.preparation import RECORD, prepare
+from intaglio.eager.static_planning import is_dynamic
+from intaglio.eager.weights import check_weights
+from intaglio.errors import ConfigError, ConversionError
+from intaglio.nn.copying import copy_model
+from intaglio.nn.fast_path import leave_fast_paths
+from intaglio.nn.quantized import QuantizedModule
+from intaglio.qconfig import QConfig
+from intaglio.qparams import INT8, UINT8, QParams
+from intaglio.rules import OpRule, all_rules, rule_of
+
+__all__ = ["convert", "get_default_custom_config_dict", "quantize", "swap_module"]
+
+_MOST_NAMED = 8
+
+
+@dataclass(frozen=True)
+class _Item:
+    """A prepared module, what makes its quantized form, and every path at which it stands."""
+
+    module: nn.Module
+    paths: tuple[str, ...]
+    make: Callable[[], nn.Module]
+
+
+def convert(
+    module: nn.Module,
+    mapping: Mapping[type[nn.Module], Any] | None = None,
+    inplace: bool = False,
+    remove_qconfig: bool = True,
+    is_reference: bool = False,
+    convert_custom_config_dict: Mapping[str, Any] | None = None,
+    use_precomputed_fake_quant: bool = False,
+) -> nn.Module:
+    """Give the quantized model of a prepared one that has seen data.
+
+    Parameters
+    ----------
+    module : nn.Module
+        What `prepare` gave, after representative data ran through it.
+    mapping : dict from float types to classes, optional
+        Further or other replacements: `mapping[type].from_float(module)` gives the quantized module; the
+        float module has `qconfig` and `activation_post_process`.
+    inplace : bool
+        Replace inside `module` instead of in a copy.
+    remove_qconfig : bool
+        Take the attribute `qconfig` off every module of the result.
+    is_reference : bool
+        Not supported here: `intaglio.convert_to_reference_fx` is the way to a model in float.
+    convert_custom_config_dict : dict, optional
+        `{"observed_to_quantized_custom_module_class": {Observed: Quantized}}`, of which
+        `Quantized.from_observed(module)` gives the quantized module.
+    use_precomputed_fake_quant : bool
+        Accepted and without effect: parameters are always those that were observed.
+
+    Returns
+    -------
+    nn.Module
+        The quantized model, in eval mode.
+
+    Raises
+    ------
+    ConversionError
+        Nothing is prepared, the model is converted already, or an observer saw no data; `module` is unchanged.
+    """
+    if is_reference:
+        raise ConfigError("convert makes no reference models: use convert_to_reference_fx")
+    custom = (convert_custom_config_dict or {}).get("observed_to_quantized_custom_module_class", {})
+    items = _plan(module, mapping or {}, custom)
+    with torch.no_grad():
+        done = [(item, _make(item)) for item in items]
+    kept = getattr(module, RECORD, {})
+    quantized = _put_inplace(module, done) if inplace else _put_in_copy(module, done)
+    quantized.eval()
+    leave_fast_paths(quantized)
+    for part in quantized.modules():
+        if remove_qconfig and "qconfig" in vars(part):
+            del part.qconfig
+        if observer_of(part) is not None:  # one that only looked
+            del part._modules[OBSERVER]
+            give_hooks(part, hooks_of(part))
+    object.__setattr__(quantized, RECORD, kept)
+    return quantized
+
+
+def quantize(
+    model: nn.Module,
+    run_fn: Callable[..., Any],
+    run_args: Sequence[Any] = (),
+    mapping: Mapping[type[nn.Module], Any] | None = None,
+    inplace: bool = False,
+) -> nn.Module:
+    """Prepare `model`, call `run_fn(prepared, *run_args)` to calibrate it, and convert it."""
+    prepared = prepare(model, inplace=inplace)
+    run_fn(prepared, *run_args)
+    return convert(prepared, mapping, inplace=True)
+
+
+def swap_module(
+    mod: nn.Module,
+    mapping: Mapping[type[nn.Module], Any],
+    custom_module_class_mapping: Mapping[type[nn.Module], Any] | None = None,
+    use_precomputed_fake_quant: bool = False,
+) -> nn.Module:
+    """The quantized form of one prepared module, or `mod` itself if it is none."""
+    maker = _maker_of(mod, "", mapping, custom_module_class_mapping or {})
+    if maker is None:
+        return mod
+    with torch.no_grad():
+        quantized = maker()
+    give_hooks(quantized, hooks_of(mod))
+    return quantized
+
+
+def get_default_custom_config_dict() -> dict[str, dict[Any, Any]]:
+    """Both dicts of custom classes, empty: LSTM and MultiheadAttention have rules here and need none."""
+    return {
+        "float_to_observed_custom_module_class": {},
+        "observed_to_quantized_custom_module_class": {},
+    }
+
+
+# ---- What becomes what -----------------------------------------------------------------------------------
+
+
+def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any]) -> list[_Item]:
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"convert takes an nn.Module, not {type(model).__name__}")
+    paths: dict[int, list[str]] = {}
+    for path, module in model.named_modules(remove_duplicate=False):
+        paths.setdefault(id(module), []).append(path)
+    items, inside = list[_Item](), list[str]()
+    for path, module in model.named_modules():
+        if any(path.startswith(prefix) for prefix in inside):
+            continue
+        maker = _maker_of(module, path, mapping, custom)
+        if maker is not None:
+            inside.append(path + "." if path else "")
+            items.append(_Item(module, tuple(paths[id(module)]), maker))
+    if not items:
+        if any(isinstance(part, QuantizedModule) for part in model.modules()):
+            raise ConversionError("the model is converted already")
+        raise ConversionError("the model is not prepared: call intaglio.prepare on it and run data through it")
+    _check_seen(items)
+    return items
+
+
+def _maker_of(
+    module: nn.Module, path: str, mapping: Mapping[Any, Any], custom: Mapping[Any, Any]
+) -> Callable[[], nn.Module] | None:
+    """What makes the quantized form of `module`, or None if it is not prepared."""
+    qconfig = vars(module).get("qconfig")
+    if type(module) in custom and qconfig is not None:
+        return lambda: custom[type(module)].from_observed(module)  # type: ignore[no-any-return]
+    if type(module) in mapping and qconfig is not None:
+        return lambda: mapping[type(module)].from_float(module)  # type: ignore[no-any-return]
+    rule = rule_of(module, all_rules())
+    if rule is None or qconfig is None:
+        return None
+    if is_dynamic(qconfig):
+        return (lambda: rule.lower_dynamic(module, qconfig, path)) if rule.weight_dtypes else None
+    if rule.static is None or (rule.static.output == "observed" and observer_of(module) is None):
+        return None
+    return lambda: _lower_static(module, rule, qconfig, path)
+
+
+def _lower_static(module: nn.Module, rule: OpRule, qconfig: QConfig, path: str) -> nn.Module:
+    static = rule.static
+    assert static is not None
+    output = None
+    if isinstance(static.output, QParams):
+        output = static.output
+    elif static.output == "observed" and _has_seen(module):
+        output = _as_uint8(_observed_params(module))
+    return static.lower(module, qconfig, path, output)
+
+
+def _observed_params(module: nn.Module) -> QParams:
+    observer = observer_of(module)
+    assert observer is not None
+    return observer.choose()
+
+
+def _as_uint8(qparams: QParams) -> QParams:
+    """The same parameters for activations, which are always uint8: int8 ones move up by 128."""
+    if qparams.dtype is UINT8:
+        return qparams
+    if qparams.dtype is not INT8:
+        raise ConfigError(f"activations are quantized to uint8 or int8, not {qparams.dtype}")
+    low, high = qparams.limits()
+    return QParams(qparams.scale, qparams.zero_point + 128, UINT8, qparams.axis, low + 128, high + 128)
+
+
+def _has_seen(module: nn.Module) -> bool:
+    try:
+        _observed_params(module)
+    except ConfigError:
+        return False
+    return True
+
+
+def _check_seen(items: Sequence[_Item]) -> None:
+    """Raise `ConversionError` with the names of observers that cannot tell a range."""
+    wrong = []
+    for item in items:
+        rule = rule_of(item.module, all_rules())
+        if observer_of(item.module) is None or (rule and rule.static and rule.static.may_be_unseen):
+            continue
+        try:
+            _observed_params(item.module)
+        except ConfigError as error:
+            wrong.append(f"'{item.paths[0]}' ({type(item.module).__name__}): {error}")
+    if wrong:
+        more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
+        raise ConversionError(
+            f"{len(wrong)} observers cannot tell a range: " + "; ".join(wrong[:_MOST_NAMED]) + more + ". Run "
+            "representative data through the prepared model before convert, or set the qconfig of what is "
+            "never run to None"
+        )
+
+
+def _make(item: _Item) -> nn.Module:
+    check_weights(item.module, item.paths[0])
+    quantized = item.make()
+    if not isinstance(quantized, nn.Module):
+        raise ConversionError(
+            f"'{item.paths[0]}': its conversion gave a {type(quantized).__name__}, not an nn.Module"
+        )
+    if isinstance(quantized, QuantizedModule):
+        quantized.replaced = {name: tuple(p.shape) for name, p in item.module.named_parameters()}
+    return quantized
+
+
+# ---- Putting in place --------------------------------------------------------------------------------------
+
+
+def _put_in_copy(model: nn.Module, done: Sequence[tuple[_Item, nn.Module]]) -> nn.Module:
+    memo: dict[int, Any] = {id(item.module): quantized for item, quantized in done}
+    copied = copy_model(model, memo)
+    for item, quantized in done:
+        give_hooks(quantized, copy.deepcopy(hooks_of(item.module), memo))
+    return copied
+
+
+def _put_inplace(model: nn.Module, done: Sequence[tuple[_Item, nn.Module]]) -> nn.Module:
+    for item, quantized in done:
+        give_hooks(quantized, hooks_of(item.module))
+        if item.paths[0] == "":
+            return quantized
+        for path in item.paths:
+            model.set_submodule(path, quantized)
+    return model
+
+

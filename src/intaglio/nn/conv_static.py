@@ -1,0 +1,117 @@
+"""Convolutions between `QTensor`s, ordinary and transposed: int8 weights per output channel, uint8 in and out.
+
+May import ops, static_product, conv_geometry and errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TypeVar
+
+from torch import Tensor, nn
+from torch.fx import Proxy
+
+from intaglio.nn.conv_geometry import ConvGeometry, OrdinaryConv, TransposedConv
+from intaglio.nn.quantized import register_quantized
+from intaglio.nn.static_product import Clamp, StaticProduct
+from intaglio.ops.conv_static import pack_conv_static, run_conv_static, unpack_conv_static
+from intaglio.qconfig import QConfig
+from intaglio.qparams import QParams
+from intaglio.qtensor import QTensor
+
+__all__ = ["QuantizedConv", "QuantizedConvTranspose"]
+
+_Self = TypeVar("_Self", bound="StaticConvolution")
+
+
+class StaticConvolution(StaticProduct, ConvGeometry):
+    """The static arithmetic of an ordinary or a transposed convolution."""
+
+    @classmethod
+    def from_float(
+        cls: type[_Self],
+        module: nn.Module,
+        qconfig: QConfig,
+        path: str,
+        output: QParams,
+        clamp: Clamp = (None, None),
+    ) -> _Self:
+        """Quantize a float module of the same geometry, followed by a clamp."""
+        quantized = cls(**cls.geometry_of(module), path=path)
+        bias = module.bias
+        assert bias is None or isinstance(bias, Tensor)
+        quantized.fill(cls.weight_of(module), bias, qconfig, output, clamp)
+        return quantized
+
+    def weight_shape(self) -> tuple[int, ...]:
+        """`(out_channels, in_channels / groups, *kernel_size)`."""
+        return self.conv_spec().weight_shape
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """Pack the plain int8 weight for the instruction set in use."""
+        return pack_conv_static(self.conv_spec(), weight)
+
+    def unpack(self) -> Tensor:
+        """The plain int8 weight."""
+        return unpack_conv_static(self.packed).view(self.weight_shape())
+
+    def convolve(self, x: QTensor, asked: Sequence[int] | None = None) -> QTensor:
+        """Convolve a `QTensor` of `(N, C, *size)` or, as one sample, `(C, *size)`."""
+        if type(x) is not QTensor or self.training:
+            self.check_quantized(x)
+        data = x.data
+        if data.dim() == self.dims + 1:
+            return self.give(self.convolve(QTensor(data.unsqueeze(0), x.qparams), asked).data.squeeze(0))
+        self.check_shape(data.shape)
+        size = self.size_of(data.shape[2:], asked)
+        _, zero_point, requantization = self.derived_from(x)
+        return self.give(run_conv_static(data, zero_point, self.packed, requantization, size))
+
+    def size_of(self, size: Sequence[int], asked: Sequence[int] | None) -> list[int]:
+        """The output's size for an input's."""
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return f"{self.describe()}, {self.describe_clamp()}"
+
+
+@register_quantized
+class QuantizedConv(StaticConvolution, OrdinaryConv):
+    """A convolution from `QTensor` to `QTensor`, with or without a clamping activation.
+
+    Takes uint8 of shape `(N, in_channels, *size)`, or one sample without N, and gives
+    `(N, out_channels, *output_size)` with the parameters that were observed. Padding is exact: it is the
+    input's zero point. Raises `InputError` for float tensors and other shapes.
+    """
+
+    kind = "conv"
+
+    def forward(self, x: QTensor) -> QTensor:
+        """Convolve; see the class."""
+        if isinstance(x, Proxy):
+            proxy: QTensor = self.as_fx_node(x)
+            return proxy
+        return self.convolve(x)
+
+    def size_of(self, size: Sequence[int], asked: Sequence[int] | None) -> list[int]:
+        """The output's size for an input's."""
+        return self.output_size(size)
+
+
+@register_quantized
+class QuantizedConvTranspose(StaticConvolution, TransposedConv):
+    """A transposed convolution from `QTensor` to `QTensor`; see `QuantizedConv`."""
+
+    kind = "conv_transpose"
+
+    def forward(self, x: QTensor, output_size: Sequence[int] | None = None) -> QTensor:
+        """Convolve; `output_size`, with or without N and channels, chooses among the possible sizes."""
+        if isinstance(x, Proxy):
+            proxy: QTensor = self.as_fx_node(x, output_size)
+            return proxy
+        return self.convolve(x, output_size)
+
+    def size_of(self, size: Sequence[int], asked: Sequence[int] | None) -> list[int]:
+        """The output's size for an input's, or the one asked for, if it is possible."""
+        return self.output_size(size, asked)

@@ -1,0 +1,219 @@
+"""`FloatFunctional`: operators as a module, so that what they give can be observed; and what it becomes.
+
+One `FloatFunctional` stands for one place in the code: its output has one range. Where several places share
+one, their ranges are kept apart while data runs, so that `convert` can tell when they differ. May import ops,
+rules, static, qtensor and errors.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from intaglio.errors import ConversionError, InputError
+from intaglio.nn.quantized import StateSpec, register_quantized
+from intaglio.nn.static import StaticModule
+from intaglio.ops import elementwise
+from intaglio.ops.matmul_static import matmul
+from intaglio.qconfig import QConfig
+from intaglio.qparams import QParams
+from intaglio.qtensor import QTensor
+from intaglio.rules import Example, OpRule, StaticForm, register_rule
+
+__all__ = ["FloatFunctional", "QFunctional"]
+
+MOST_DIFFERENCE = 2.0
+"""Ranges of two places that share a `FloatFunctional` may differ by this factor: one bit of precision."""
+
+
+class FloatFunctional(nn.Module):
+    """Operators whose results are observed by `prepare` and quantized after `convert`: `self.plus.add(x, y)`.
+
+    Use one for each place in the code. `add_scalar` and `mul_scalar` are not observed: they change a
+    quantized value's parameters and not its integers.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation_post_process: nn.Module = nn.Identity()
+        self.ranges: dict[str, tuple[float, float]] = {}
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Raise: a FloatFunctional is used by its methods."""
+        raise InputError("FloatFunctional has no forward: call add, mul, cat, add_relu, matmul ... on it")
+
+    def add(self, x: Tensor, y: Tensor) -> Tensor:
+        """`torch.add(x, y)`."""
+        return self._observe(torch.add(x, y))
+
+    def add_scalar(self, x: Tensor, y: float) -> Tensor:
+        """`torch.add(x, y)` with a number."""
+        return torch.add(x, y)
+
+    def mul(self, x: Tensor, y: Tensor) -> Tensor:
+        """`torch.mul(x, y)`."""
+        return self._observe(torch.mul(x, y))
+
+    def mul_scalar(self, x: Tensor, y: float) -> Tensor:
+        """`torch.mul(x, y)` with a number."""
+        return torch.mul(x, y)
+
+    def cat(self, x: Sequence[Tensor], dim: int = 0) -> Tensor:
+        """`torch.cat(x, dim)`."""
+        return self._observe(torch.cat(list(x), dim=dim))
+
+    def add_relu(self, x: Tensor, y: Tensor) -> Tensor:
+        """`relu(torch.add(x, y))`."""
+        return self._observe(torch.relu(torch.add(x, y)))
+
+    def matmul(self, x: Tensor, y: Tensor) -> Tensor:
+        """`torch.matmul(x, y)`."""
+        return self._observe(torch.matmul(x, y))
+
+    def _observe(self, result: Tensor) -> Tensor:
+        if isinstance(self.activation_post_process, nn.Identity):
+            return result
+        if result.numel() > 0:
+            caller = sys._getframe(2)
+            place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
+            low, high = (float(end) for end in torch.aminmax(result.detach()))
+            known_low, known_high = self.ranges.get(place, (low, high))
+            self.ranges[place] = (min(low, known_low), max(high, known_high))
+        observed: Tensor = self.activation_post_process(result)
+        return observed
+
+    def check_places(self, path: str) -> None:
+        """Raise `ConversionError` if two places of the code share this module and differ in range."""
+        widths = {place: high - low for place, (low, high) in self.ranges.items()}
+        if len(widths) < 2 or max(widths.values()) <= MOST_DIFFERENCE * min(widths.values()):
+            return
+        seen = "; ".join(
+            f"{place} gave {low:.4g} to {high:.4g}" for place, (low, high) in self.ranges.items()
+        )
+        raise ConversionError(
+            f"'{path}': one FloatFunctional is used in {len(widths)} places whose ranges differ, so that one scale "
+            f"cannot serve them ({seen}): give each place a FloatFunctional of its own"
+        )
+
+
+@register_quantized
+class QFunctional(StaticModule):
+    """What `FloatFunctional` becomes: the same methods on `QTensor`s."""
+
+    kind = "functional"
+
+    def forward(self, x: QTensor) -> QTensor:
+        """Raise: a QFunctional is used by its methods."""
+        raise InputError(
+            f"{self.where()} has no forward: call add, mul, cat, add_relu, matmul ... on it"
+        )
+
+    def add(self, x: QTensor, y: QTensor) -> QTensor:
+        """The sum, with broadcasting."""
+        return self._add(x, y, self.limits[0])
+
+    def add_relu(self, x: QTensor, y: QTensor) -> QTensor:
+        """The sum, negative values cut off."""
+        self._check(x, y)
+        return self._add(x, y, max(self.limits[0], self.output.scalars[1]))
+
+    def _add(self, x: QTensor, y: QTensor, lower: int) -> QTensor:
+        self._check(x, y)
+        out = (*self.output.scalars, lower, self.limits[1])
+        return self.give(elementwise.add(x.data, *x.qparams.scalars, y.data, *y.qparams.scalars, *out))
+
+    def mul(self, x: QTensor, y: QTensor) -> QTensor:
+        """The product, element by element, with broadcasting."""
+        self._check(x, y)
+        out = (*self.output.scalars, *self.limits)
+        return self.give(elementwise.mul(x.data, *x.qparams.scalars, y.data, *y.qparams.scalars, *out))
+
+    def matmul(self, x: QTensor, y: QTensor) -> QTensor:
+        """The product of matrices."""
+        self._check(x, y)
+        out = (*self.output.scalars, *self.limits)
+        return self.give(matmul(x.data, *x.qparams.scalars, y.data, *y.qparams.scalars, *out))
+
+    def cat(self, x: Sequence[QTensor], dim: int = 0) -> QTensor:
+        """The parts one after the other, each with this module's parameters."""
+        self._check(*x)
+        parts = [part.data for part in x]
+        params = [part.qparams.scalars for part in x]
+        return self.give(
+            elementwise.concatenate(parts, params, dim, *self.output.scalars, *self.limits)
+        )
+
+    def add_scalar(self, x: QTensor, y: float) -> QTensor:
+        """The sum with a number."""
+        self.check_quantized(x)
+        return elementwise.add_scalar(x, y)
+
+    def mul_scalar(self, x: QTensor, y: float) -> QTensor:
+        """The product with a number."""
+        self.check_quantized(x)
+        return elementwise.mul_scalar(x, y)
+
+    def _check(self, *inputs: Any) -> None:
+        for number, x in enumerate(inputs):
+            self.check_quantized(x, f"operand {number + 1}")
+        if self._buffers["scale"] is None:
+            raise InputError(
+                f"{self.where()} saw no data before convert, so that its output has no scale: run the prepared "
+                "model on data that passes here"
+            )
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return self.output_config() | {"seen": self.seen}
+
+    @classmethod
+    def from_config(cls, config: dict[str, Any]) -> QFunctional:
+        """An empty module."""
+        return cls(**config)
+
+    def __init__(self, path: str = "", *, seen: bool = True, limits: Sequence[int] = (0, 255)) -> None:
+        super().__init__(path, limits=(limits[0], limits[1]))
+        self.seen = seen
+
+    def state_spec(self) -> StateSpec:
+        """`scale` and `zero_point`, unless only `add_scalar` and `mul_scalar` were used."""
+        return self.output_spec() if self.seen else {}
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """`scale` and `zero_point`."""
+        return self.output_state() if self.seen else {}
+
+    def load_plain_state(self, state: dict[str, Tensor]) -> None:
+        """Take `scale` and `zero_point`."""
+        if self.seen:
+            self.load_output_state(state)
+
+    def float_bytes(self) -> int:
+        """0: it has no weights."""
+        return 0
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return self.describe_output()
+
+
+def _lower(module: nn.Module, qconfig: QConfig, path: str, output: QParams | None) -> nn.Module:
+    assert isinstance(module, FloatFunctional)
+    module.check_places(path)
+    quantized = QFunctional(path, seen=output is not None)
+    if output is not None:
+        quantized.set_output(output)
+    return quantized
+
+
+FLOAT_FUNCTIONAL = register_rule(
+    OpRule(
+        name="FloatFunctional",
+        float_types=(FloatFunctional,),
+        static=StaticForm(_lower, may_be_unseen=True),
+    )
+)

@@ -1,0 +1,98 @@
+"""Linear between `QTensor`s: int8 weight per output feature, uint8 in and out.
+
+May import ops, static_product and errors.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from torch import Tensor
+from torch.fx import Proxy
+
+from intaglio.errors import InputError
+from intaglio.nn.quantized import register_quantized
+from intaglio.nn.static_product import Clamp, StaticProduct
+from intaglio.ops.conv_static import pack_linear_static, run_linear_static, unpack_linear_static
+from intaglio.qconfig import QConfig
+from intaglio.qparams import QParams
+from intaglio.qtensor import QTensor
+
+__all__ = ["QuantizedLinear"]
+
+
+@register_quantized
+class QuantizedLinear(StaticProduct):
+    """`y = x @ W.T + b` from `QTensor` to `QTensor`, with or without a clamping activation.
+
+    Takes uint8 of shape `(..., in_features)` and gives `(..., out_features)` with the parameters that were
+    observed. Raises `InputError` for float tensors and other widths.
+    """
+
+    kind = "linear"
+
+    def __init__(self, in_features: int, out_features: int, *, bias: bool = True, **more: Any) -> None:
+        super().__init__(**more)
+        self.in_features, self.out_features, self.has_bias = in_features, out_features, bias
+
+    @classmethod
+    def from_weight(
+        cls,
+        weight: Tensor,
+        bias: Tensor | None,
+        qconfig: QConfig,
+        path: str,
+        output: QParams,
+        clamp: Clamp = (None, None),
+    ) -> QuantizedLinear:
+        """Quantize an `(out_features, in_features)` float weight and its bias, followed by a clamp."""
+        quantized = cls(weight.shape[1], weight.shape[0], bias=bias is not None, path=path)
+        quantized.fill(weight, bias, qconfig, output, clamp)
+        return quantized
+
+    def forward(self, x: QTensor) -> QTensor:
+        """Multiply; see the class."""
+        if type(x) is not QTensor or self.training:
+            if isinstance(x, Proxy):
+                proxy: QTensor = self.as_fx_node(x)
+                return proxy
+            self.check_quantized(x)
+        data = x.data
+        if data.dim() == 0 or data.shape[-1] != self.in_features:
+            raise InputError(
+                f"{self.where()}: input has shape {tuple(data.shape)}, "
+                f"but its last dimension must be {self.in_features}"
+            )
+        _, zero_point, requantization = self.derived_from(x)
+        return self.give(run_linear_static(data, zero_point, self.packed, requantization))
+
+    def weight_shape(self) -> tuple[int, ...]:
+        """`(out_features, in_features)`."""
+        return (self.out_features, self.in_features)
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """Pack the plain int8 weight for the instruction set in use."""
+        return pack_linear_static(weight)
+
+    def unpack(self) -> Tensor:
+        """The plain int8 weight."""
+        return unpack_linear_static(self.packed)
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return {
+            "in_features": self.in_features,
+            "out_features": self.out_features,
+            "bias": self.has_bias,
+        } | super().config()
+
+    def float_bytes(self) -> int:
+        """Bytes of the float weight and bias."""
+        return 4 * self.out_features * (self.in_features + self.has_bias)
+
+    def extra_repr(self) -> str:
+        """What `print` shows."""
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, bias={self.has_bias}, "
+            f"{self.describe_clamp()}"
+        )

@@ -1,0 +1,129 @@
+"""`StaticProduct`: what Linear and the convolutions between `QTensor`s share: weight, bias, clamp, state.
+
+An activation that only clamps (ReLU, ReLU6, Hardtanh) is part of the output's limits and costs nothing. May
+import ops, static, linear and errors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from intaglio.nn.quantized import StateSpec
+from intaglio.nn.static import StaticModule, clamped_limits
+from intaglio.nn.weights import quantize_weight
+from intaglio.ops.conv_static import Requantization, choose_requantization
+from intaglio.qconfig import QConfig
+from intaglio.qparams import INT8, QParams
+from intaglio.qtensor import QTensor
+
+__all__ = ["Clamp", "StaticProduct"]
+
+Clamp = tuple[float | None, float | None]
+"""The real numbers between which an activation keeps a layer's output; None where it is open."""
+
+_Self = TypeVar("_Self", bound="StaticProduct")
+
+
+class StaticProduct(StaticModule):
+    """A layer with an int8 weight per output channel.
+
+    `clamp` are the integers between which an activation keeps the output, the output's limits if there is none.
+    """
+
+    packed: Tensor
+    weight_scale: Tensor
+    has_bias: bool
+
+    def __init__(self, *args: Any, clamp: Sequence[int] | None = None, **more: Any) -> None:
+        super().__init__(*args, **more)
+        self.clamp = self.limits if clamp is None else (clamp[0], clamp[1])
+        for name in ("packed", "weight_scale", "bias"):
+            self.register_buffer(name, None, persistent=False)
+        self._derived: tuple[QParams, int, Requantization] | None = None
+
+    # ---- What a subclass defines -----------------------------------------------------------------------
+
+    def weight_shape(self) -> tuple[int, ...]:
+        """Shape of the plain weight, output channels first."""
+        raise NotImplementedError
+
+    def pack(self, weight: Tensor) -> Tensor:
+        """Pack the plain int8 weight for the instruction set in use."""
+        raise NotImplementedError
+
+    def unpack(self) -> Tensor:
+        """The plain int8 weight."""
+        raise NotImplementedError
+
+    # ---- What they share ---------------------------------------------------------------------------------
+
+    def fill(
+        self, weight: Tensor, bias: Tensor | None, qconfig: QConfig, output: QParams, clamp: Clamp
+    ) -> None:
+        """Quantize a float weight and its bias, and give results with these parameters."""
+        self.set_output(output)
+        self.clamp = clamped_limits(output, *clamp)
+        data, scale = quantize_weight(weight, qconfig, self.path)
+        state = {"weight": data, "weight_scale": scale, **self.output_state()}
+        if bias is not None:
+            state["bias"] = bias.detach().to(torch.float32)
+        self.load_plain_state(state)
+
+    @property
+    def weight(self) -> QTensor:
+        """The int8 weight with its scales, output channels first."""
+        zero_point = torch.zeros_like(self.weight_scale, dtype=torch.int32)
+        return QTensor(self.unpack(), QParams(self.weight_scale, zero_point, INT8, 0, -127, 127))
+
+    def derived_from(self, x: QTensor) -> tuple[QParams, int, Requantization]:
+        """What follows from the input's parameters: they, its zero point, and how sums are requantized."""
+        derived = self._derived
+        if derived is None or derived[0] is not x.qparams:
+            self.check_quantized(x)
+            scale, zero_point = x.qparams.scalars
+            out_scale, out_zero_point = self.output.scalars
+            requantization = choose_requantization(
+                scale, self.weight_scale, self._buffers["bias"], out_scale, out_zero_point, *self.clamp
+            )
+            self._derived = derived = (x.qparams, zero_point, requantization)
+        return derived
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return super().config() | self.output_config() | {"clamp": list(self.clamp)}
+
+    @classmethod
+    def from_config(cls: type[_Self], config: dict[str, Any]) -> _Self:
+        """An empty module."""
+        return cls(**config)
+
+    def state_spec(self) -> StateSpec:
+        """`weight`, `weight_scale`, `bias` if there is one, and the output's `scale` and `zero_point`."""
+        shape = self.weight_shape()
+        spec: StateSpec = {"weight": (shape, torch.int8), "weight_scale": (shape[:1], torch.float32)}
+        if self.has_bias:
+            spec["bias"] = (shape[:1], torch.float32)
+        return spec | self.output_spec()
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """Unpack."""
+        state = {"weight": self.unpack(), "weight_scale": self.weight_scale}
+        bias = self._buffers["bias"]
+        return state | ({} if bias is None else {"bias": bias}) | self.output_state()
+
+    def load_plain_state(self, state: dict[str, Tensor]) -> None:
+        """Pack for the instruction set in use."""
+        self.packed = self.pack(state["weight"])
+        self.weight_scale = state["weight_scale"]
+        self._buffers["bias"] = state.get("bias")
+        self.load_output_state(state)
+        self._derived = None
+
+    def describe_clamp(self) -> str:
+        """What `print` shows of clamp and output."""
+        clamp = "" if self.clamp == self.limits else f"clamp={self.clamp}, "
+        return clamp + self.describe_output()
