@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "activation_args.h"
 #include "isa.h"
 
 namespace intaglio {
@@ -78,9 +79,9 @@ struct PackGemmArgs {
 
 struct UnpackGemmArgs {
   const uint8_t* packed;  // of any instruction set
-  int8_t* weight;  // (n, k)
-  float* scale;    // (n)
-  float* bias;     // (n)
+  int8_t* weight;         // (n, k)
+  float* scale;           // (n)
+  float* bias;            // (n)
 };
 
 enum class Activation : int32_t { kNone = 0, kClamp = 1 };
