@@ -19,5 +19,6 @@ void bind_half(nanobind::module_& m);
 void bind_recurrent(nanobind::module_& m);
 void bind_conv(nanobind::module_& m);
 void bind_embedding(nanobind::module_& m);
+void bind_layout(nanobind::module_& m);
 
 }  // namespace intaglio

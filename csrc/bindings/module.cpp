@@ -9,4 +9,5 @@ NB_MODULE(_core, m) {
   intaglio::bind_recurrent(m);
   intaglio::bind_conv(m);
   intaglio::bind_embedding(m);
+  intaglio::bind_layout(m);
 }

@@ -10,6 +10,7 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "activation_args.h"
 #include "isa.h"
 
 namespace intaglio {

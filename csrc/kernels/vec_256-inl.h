@@ -12,6 +12,7 @@ namespace intaglio {
 namespace {
 
 constexpr int kLanes = 8;
+constexpr int kBytes = 4 * kLanes;
 constexpr int kRegisters = 16;
 using F = __m256;
 using I = __m256i;
@@ -82,13 +83,50 @@ inline void store_u8_n(uint8_t* p, I v, int n) {
   store_u8(bytes, v);
   std::memcpy(p, bytes, static_cast<size_t>(n));
 }
-inline void store_u8_four(uint8_t* p, const I (&v)[4], int32_t zero) {
-  const I order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+inline I load_u8s(const uint8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const I*>(p)); }
+inline I load_u8s_n(const uint8_t* p, int n) {
+  alignas(32) uint8_t bytes[kBytes] = {};
+  std::memcpy(bytes, p, static_cast<size_t>(n));
+  return load_u8s(bytes);
+}
+inline void store_u8s(uint8_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<I*>(p), v); }
+inline void store_u8s_n(uint8_t* p, I v, int n) {
+  alignas(32) uint8_t bytes[kBytes];
+  store_u8s(bytes, v);
+  std::memcpy(p, bytes, static_cast<size_t>(n));
+}
+inline I set_u8s(int32_t v) { return _mm256_set1_epi8(static_cast<char>(v)); }
+inline I max_u8s(I a, I b) { return _mm256_max_epu8(a, b); }
+inline I min_u8s(I a, I b) { return _mm256_min_epu8(a, b); }
+// Lane by 128-bit lane: four bytes of v[0], four of v[1], of v[2], of v[3].
+inline I pack_quarters(const I (&v)[4], int32_t zero) {
   const I z = _mm256_set1_epi16(static_cast<int16_t>(zero));
   const I low = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), z);
   const I high = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), z);
-  _mm256_storeu_si256(reinterpret_cast<I*>(p),
-                      _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order));
+  return _mm256_packus_epi16(low, high);
+}
+inline I pack_u8_four(const I (&v)[4], int32_t zero) {
+  const I order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  return _mm256_permutevar8x32_epi32(pack_quarters(v, zero), order);
+}
+inline void store_u8_four(uint8_t* p, const I (&v)[4], int32_t zero) { store_u8s(p, pack_u8_four(v, zero)); }
+inline I interleave_u8_four(const I (&v)[4], int32_t zero) {
+  const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm256_shuffle_epi8(pack_quarters(v, zero), _mm256_broadcastsi128_si256(order));
+}
+inline I squeeze_triples(I v) {
+  const __m128i order = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+  const I joined = _mm256_setr_epi32(0, 1, 2, 4, 5, 6, 3, 7);
+  return _mm256_permutevar8x32_epi32(_mm256_shuffle_epi8(v, _mm256_broadcastsi128_si256(order)), joined);
+}
+inline I spread_triples(I v) {
+  const __m128i order = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
+  const I parted = _mm256_setr_epi32(0, 1, 2, 2, 3, 4, 5, 5);
+  return _mm256_shuffle_epi8(_mm256_permutevar8x32_epi32(v, parted), _mm256_broadcastsi128_si256(order));
+}
+template <int kByte>
+inline I byte_of(I v) {
+  return _mm256_and_si256(_mm256_srli_epi32(v, 8 * kByte), _mm256_set1_epi32(255));
 }
 inline F load_u8(const uint8_t* p) {
   return to_float(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
@@ -126,13 +164,22 @@ inline void transpose_fours(F (&v)[4]) {
   v[2] = _mm256_shuffle_ps(b, d, 0x44);
   v[3] = _mm256_shuffle_ps(b, d, 0xEE);
 }
-inline void load_quads(const float* p, int64_t stride, F (&v)[4]) {
+template <class Address>
+inline void load_quads_at(const Address& address, F (&v)[4]) {
 #pragma GCC unroll 4
-  for (int i = 0; i < 4; ++i) {
-    const float* row = p + i * stride;
-    v[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(row)), _mm_loadu_ps(row + 4 * stride), 1);
-  }
+  for (int i = 0; i < 4; ++i)
+    v[i] = _mm256_insertf128_ps(_mm256_castps128_ps256(_mm_loadu_ps(address(i))),
+                                _mm_loadu_ps(address(4 + i)), 1);
   transpose_fours(v);
+}
+inline void load_quads(const float* p, int64_t stride, F (&v)[4]) {
+  load_quads_at([p, stride](int l) { return p + l * stride; }, v);
+}
+inline void load_byte_quads(const uint8_t* p, int64_t stride, I (&v)[4]) {
+  F t[4];
+  load_quads_at([p, stride](int l) { return reinterpret_cast<const float*>(p + l * stride); }, t);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) v[i] = _mm256_castps_si256(t[i]);
 }
 inline void store_quads(uint8_t* p, int64_t stride, const I (&v)[4]) {
   F t[4] = {_mm256_castsi256_ps(v[0]), _mm256_castsi256_ps(v[1]), _mm256_castsi256_ps(v[2]),

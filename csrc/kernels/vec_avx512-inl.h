@@ -15,7 +15,14 @@
 //                           multiple of kLanes, and load_u4_n reads no byte beyond the n it is asked for
 //   load_quads              v[c] lane l = p[l * stride + c]: four columns of kLanes rows
 //   store_quads             its inverse for bytes: lane l of v[0..3], 16 bytes, to p + l * stride, l
-//   ascending broadcast, load_weights, dot, kGroup   acc[j] += sum over kGroup k's of a[k] * w[j][k], exact
+//                           ascending; load_byte_quads reads what it stored
+//   load_u8s, max_u8s ...   whole vectors of 4 * kLanes bytes (kBytes); the others of load_u8s_n read as zero
+//   pack_u8_four            what store_u8_four stores
+//   interleave_u8_four      lane l = bytes of lane l of v[0..3], saturated v[j] + zero
+//   squeeze_triples         the low three bytes of every lane side by side, at the vector's beginning
+//   spread_triples          its inverse; the fourth byte of a lane is zero
+//   byte_of                 byte kByte of each lane, zero-extended
+//   broadcast, load_weights, dot, kGroup   acc[j] += sum over kGroup k's of a[k] * w[j][k], exact
 //   pin                     keeps an accumulator in its register: without it GCC 12 spills the K
 //                           loop's accumulators as soon as the epilogue is heavy
 #pragma once
@@ -29,6 +36,7 @@ namespace {
 
 constexpr Isa kIsa = Isa::kAvx512Vnni;
 constexpr int kLanes = 16;
+constexpr int kBytes = 4 * kLanes;
 constexpr int kRegisters = 32;
 using F = __m512;
 using I = __m512i;
@@ -81,12 +89,46 @@ inline I load_u8_int(const uint8_t* p) {
 inline __m128i saturate(I v) { return _mm512_cvtusepi32_epi8(_mm512_max_epi32(v, _mm512_setzero_si512())); }
 inline void store_u8(uint8_t* p, I v) { _mm_storeu_si128(reinterpret_cast<__m128i*>(p), saturate(v)); }
 inline void store_u8_n(uint8_t* p, I v, int n) { _mm_mask_storeu_epi8(p, first(n), saturate(v)); }
-inline void store_u8_four(uint8_t* p, const I (&v)[4], int32_t zero) {
-  const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+inline I load_u8s(const uint8_t* p) { return _mm512_loadu_si512(p); }
+inline I load_u8s_n(const uint8_t* p, int n) {
+  return _mm512_maskz_loadu_epi8(n < 64 ? (uint64_t{1} << n) - 1 : ~uint64_t{0}, p);
+}
+inline void store_u8s(uint8_t* p, I v) { _mm512_storeu_si512(p, v); }
+inline void store_u8s_n(uint8_t* p, I v, int n) {
+  _mm512_mask_storeu_epi8(p, n < 64 ? (uint64_t{1} << n) - 1 : ~uint64_t{0}, v);
+}
+inline I set_u8s(int32_t v) { return _mm512_set1_epi8(static_cast<char>(v)); }
+inline I max_u8s(I a, I b) { return _mm512_max_epu8(a, b); }
+inline I min_u8s(I a, I b) { return _mm512_min_epu8(a, b); }
+// Lane by 128-bit lane: four bytes of v[0], four of v[1], of v[2], of v[3].
+inline I pack_quarters(const I (&v)[4], int32_t zero) {
   const I z = _mm512_set1_epi16(static_cast<int16_t>(zero));
   const I low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), z);
   const I high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), z);
-  _mm512_storeu_si512(p, _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high)));
+  return _mm512_packus_epi16(low, high);
+}
+inline I pack_u8_four(const I (&v)[4], int32_t zero) {
+  const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(order, pack_quarters(v, zero));
+}
+inline void store_u8_four(uint8_t* p, const I (&v)[4], int32_t zero) { store_u8s(p, pack_u8_four(v, zero)); }
+inline I interleave_u8_four(const I (&v)[4], int32_t zero) {
+  const __m128i order = _mm_setr_epi8(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  return _mm512_shuffle_epi8(pack_quarters(v, zero), _mm512_broadcast_i32x4(order));
+}
+inline I squeeze_triples(I v) {
+  const __m128i order = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+  const I joined = _mm512_setr_epi32(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, 3, 7, 11, 15);
+  return _mm512_permutexvar_epi32(joined, _mm512_shuffle_epi8(v, _mm512_broadcast_i32x4(order)));
+}
+inline I spread_triples(I v) {
+  const __m128i order = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
+  const I parted = _mm512_setr_epi32(0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11);
+  return _mm512_shuffle_epi8(_mm512_permutexvar_epi32(parted, v), _mm512_broadcast_i32x4(order));
+}
+template <int kByte>
+inline I byte_of(I v) {
+  return _mm512_and_si512(_mm512_srli_epi32(v, 8 * kByte), _mm512_set1_epi32(255));
 }
 inline F load_u8(const uint8_t* p) {
   return to_float(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
@@ -118,16 +160,25 @@ inline void transpose_fours(F (&v)[4]) {
   v[2] = _mm512_shuffle_ps(b, d, 0x44);
   v[3] = _mm512_shuffle_ps(b, d, 0xEE);
 }
-inline void load_quads(const float* p, int64_t stride, F (&v)[4]) {
+template <class Address>
+inline void load_quads_at(const Address& address, F (&v)[4]) {
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) {
-    const float* row = p + i * stride;
-    v[i] = _mm512_castps128_ps512(_mm_loadu_ps(row));
-    v[i] = _mm512_insertf32x4(v[i], _mm_loadu_ps(row + 4 * stride), 1);
-    v[i] = _mm512_insertf32x4(v[i], _mm_loadu_ps(row + 8 * stride), 2);
-    v[i] = _mm512_insertf32x4(v[i], _mm_loadu_ps(row + 12 * stride), 3);
+    v[i] = _mm512_castps128_ps512(_mm_loadu_ps(address(i)));
+    v[i] = _mm512_insertf32x4(v[i], _mm_loadu_ps(address(4 + i)), 1);
+    v[i] = _mm512_insertf32x4(v[i], _mm_loadu_ps(address(8 + i)), 2);
+    v[i] = _mm512_insertf32x4(v[i], _mm_loadu_ps(address(12 + i)), 3);
   }
   transpose_fours(v);
+}
+inline void load_quads(const float* p, int64_t stride, F (&v)[4]) {
+  load_quads_at([p, stride](int l) { return p + l * stride; }, v);
+}
+inline void load_byte_quads(const uint8_t* p, int64_t stride, I (&v)[4]) {
+  F t[4];
+  load_quads_at([p, stride](int l) { return reinterpret_cast<const float*>(p + l * stride); }, t);
+#pragma GCC unroll 4
+  for (int i = 0; i < 4; ++i) v[i] = _mm512_castps_si512(t[i]);
 }
 inline void store_quads(uint8_t* p, int64_t stride, const I (&v)[4]) {
   F t[4] = {_mm512_castsi512_ps(v[0]), _mm512_castsi512_ps(v[1]), _mm512_castsi512_ps(v[2]),

@@ -10,6 +10,7 @@ namespace {
 
 constexpr Isa kIsa = Isa::kScalar;
 constexpr int kLanes = 1;
+constexpr int kBytes = 4 * kLanes;
 constexpr int kRegisters = 16;
 using F = float;
 using I = int32_t;
@@ -75,11 +76,48 @@ inline I shift_right(I v) {
 }
 inline I load_u8_int(const uint8_t* p) { return *p; }
 inline void load_quads(const float* p, int64_t, F (&v)[4]) { std::memcpy(v, p, sizeof v); }
+inline void load_byte_quads(const uint8_t* p, int64_t, I (&v)[4]) { std::memcpy(v, p, sizeof v); }
 inline void store_quads(uint8_t* p, int64_t, const I (&v)[4]) { std::memcpy(p, v, sizeof v); }
 inline uint8_t saturate(I v) { return static_cast<uint8_t>(v < 0 ? 0 : v > 255 ? 255 : v); }
 inline void store_u8(uint8_t* p, I v) { *p = saturate(v); }
-inline void store_u8_four(uint8_t* p, const I (&v)[4], int32_t zero) {
-  for (int i = 0; i < 4; ++i) p[i] = saturate(v[i] + zero);
+inline I load_u8s(const uint8_t* p) {
+  I v;
+  std::memcpy(&v, p, 4);
+  return v;
+}
+inline I load_u8s_n(const uint8_t* p, int n) {
+  I v = 0;
+  std::memcpy(&v, p, static_cast<size_t>(n));
+  return v;
+}
+inline void store_u8s(uint8_t* p, I v) { std::memcpy(p, &v, 4); }
+inline void store_u8s_n(uint8_t* p, I v, int n) { std::memcpy(p, &v, static_cast<size_t>(n)); }
+template <class Op>
+inline I for_each_byte(const Op& op) {
+  uint8_t bytes[4];
+  for (int i = 0; i < 4; ++i) bytes[i] = static_cast<uint8_t>(op(i));
+  return load_u8s(bytes);
+}
+inline int32_t byte_at(I v, int i) { return static_cast<int32_t>(static_cast<uint32_t>(v) >> 8 * i & 255); }
+inline I set_u8s(int32_t v) {
+  return for_each_byte([v](int) { return v; });
+}
+inline I max_u8s(I a, I b) {
+  return for_each_byte([a, b](int i) { return max_int(byte_at(a, i), byte_at(b, i)); });
+}
+inline I min_u8s(I a, I b) {
+  return for_each_byte([a, b](int i) { return min_int(byte_at(a, i), byte_at(b, i)); });
+}
+inline I pack_u8_four(const I (&v)[4], int32_t zero) {
+  return for_each_byte([&v, zero](int i) { return saturate(add_int(v[i], zero)); });
+}
+inline void store_u8_four(uint8_t* p, const I (&v)[4], int32_t zero) { store_u8s(p, pack_u8_four(v, zero)); }
+inline I interleave_u8_four(const I (&v)[4], int32_t zero) { return pack_u8_four(v, zero); }
+inline I squeeze_triples(I v) { return v; }
+inline I spread_triples(I v) { return v & 0xffffff; }
+template <int kByte>
+inline I byte_of(I v) {
+  return byte_at(v, kByte);
 }
 inline void store_u8_n(uint8_t* p, I v, int n) {
   if (n > 0) *p = saturate(v);

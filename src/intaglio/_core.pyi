@@ -188,3 +188,27 @@ def embedding_bags(
     threads: int,
 ) -> None: ...
 def packed_rows(packed: int, indices: int, count: int, is_int64: bool, y: int, threads: int) -> None: ...
+def quantize_image(
+    x: int,
+    batch: int,
+    channels: int,
+    pixels: int,
+    planes: bool,
+    scale: float,
+    zero_point: int,
+    lower: int,
+    upper: int,
+    q: int,
+    threads: int,
+) -> None: ...
+def dequantize_image(
+    q: int,
+    batch: int,
+    channels: int,
+    pixels: int,
+    planes: bool,
+    scale: float,
+    zero_point: int,
+    x: int,
+    threads: int,
+) -> None: ...

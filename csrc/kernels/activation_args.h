@@ -1,0 +1,58 @@
+// Contracts of the kernels whose operands are quantized activations: layouts, elementwise arithmetic,
+// pooling and normalization (docs/numerics.md, "Static quantization"). What kernels.h says holds here.
+//
+// An image is u8 with the channels of a pixel side by side. A result is kept within `lower..upper`, which
+// lie in 0..255; what is NaN before it is rounded becomes `lower`.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+namespace intaglio {
+
+// What rounded values become u8 with: clamp(rne(y) + zero_point, lower, upper).
+struct OutputRange {
+  int32_t zero_point, lower, upper;
+};
+
+// ---- Layouts --------------------------------------------------------------------------------------
+
+// q[i] = clamp(rne(x[i] * inverse_scale) + zero_point, lower, upper).
+struct QuantizePlainArgs {
+  const float* x;
+  int64_t count;
+  float inverse_scale;
+  OutputRange range;
+  uint8_t* q;
+};
+
+// The same of `pixels` neighbouring pixels whose channels lie in planes: q[p][c] of x[c][p].
+struct QuantizePlanesArgs {
+  const float* x;        // channel 0 of the first pixel
+  int64_t plane_stride;  // floats from one channel to the next
+  int64_t pixels, channels;
+  float inverse_scale;
+  OutputRange range;
+  uint8_t* q;  // (pixels, channels)
+};
+
+// x[i] = float(q[i] - zero_point) * scale.
+struct DequantizePlainArgs {
+  const uint8_t* q;
+  int64_t count;
+  float scale;
+  int32_t zero_point;
+  float* x;
+};
+
+// The same of `pixels` neighbouring pixels, to planes: x[c][p] of q[p][c].
+struct DequantizePlanesArgs {
+  const uint8_t* q;  // (pixels, channels)
+  int64_t pixels, channels;
+  float scale;
+  int32_t zero_point;
+  float* x;              // channel 0 of the first pixel
+  int64_t plane_stride;  // floats from one channel to the next
+};
+
+}  // namespace intaglio
