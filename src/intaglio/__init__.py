@@ -6,7 +6,16 @@ The public names; they are those of `torch.ao.quantization`, so that moving over
 import torch  # noqa: F401  # before the core: torch's wheel carries the OpenMP library that both use
 
 from intaglio import _core
-from intaglio.eager import quantize_dynamic
+from intaglio.eager import (
+    add_quant_dequant,
+    convert,
+    get_default_custom_config_dict,
+    prepare,
+    propagate_qconfig_,
+    quantize,
+    quantize_dynamic,
+    swap_module,
+)
 from intaglio.errors import (
     ConfigError,
     ConversionError,
@@ -15,6 +24,7 @@ from intaglio.errors import (
     IntaglioError,
     NothingQuantizedError,
 )
+from intaglio.nn import DeQuantStub, FloatFunctional, QuantStub, QuantWrapper
 from intaglio.observer import (
     MinMaxObserver,
     PerChannelMinMaxObserver,
@@ -42,8 +52,10 @@ _core.active_isa()  # an INTAGLIO_ISA that this CPU cannot run is an error here,
 __all__ = [
     "ConfigError",
     "ConversionError",
+    "DeQuantStub",
     "FileDescription",
     "FileFormatError",
+    "FloatFunctional",
     "InputError",
     "IntaglioError",
     "MinMaxObserver",
@@ -58,16 +70,25 @@ __all__ = [
     "QConfig",
     "QParams",
     "QTensor",
+    "QuantStub",
+    "QuantWrapper",
     "Summary",
+    "add_quant_dequant",
+    "convert",
     "default_dynamic_qconfig",
     "float16_dynamic_qconfig",
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
+    "get_default_custom_config_dict",
     "load",
     "per_channel_dynamic_qconfig",
     "per_tensor_dynamic_qconfig",
+    "prepare",
+    "propagate_qconfig_",
+    "quantize",
     "quantize_dynamic",
     "read_recipe",
     "save",
     "summary",
+    "swap_module",
 ]

@@ -102,7 +102,8 @@ def summary(model: nn.Module) -> Summary:
             continue
         if isinstance(module, QuantizedModule):
             inside.append(path + "." if path else "")
-            layers.append(_quantized(path, module, counted))
+            if module.float_bytes() > 0:  # what has no weights is no layer
+                layers.append(_quantized(path, module, counted))
         elif any(True for _ in module.parameters(recurse=False)):
             layers.append(_kept(path, module, kept.get(path, "not converted by intaglio"), counted))
     return Summary(tuple(layers))

@@ -158,7 +158,9 @@ def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any
     if not items:
         if any(isinstance(part, QuantizedModule) for part in model.modules()):
             raise ConversionError("the model is converted already")
-        raise ConversionError("the model is not prepared: call intaglio.prepare on it and run data through it")
+        raise ConversionError(
+            "the model is not prepared: call intaglio.prepare on it and run data through it"
+        )
     _check_seen(items)
     return items
 
@@ -268,5 +270,3 @@ def _put_inplace(model: nn.Module, done: Sequence[tuple[_Item, nn.Module]]) -> n
         for path in item.paths:
             model.set_submodule(path, quantized)
     return model
-
-

@@ -54,5 +54,3 @@ def observer_of(module: nn.Module) -> ObserverBase | None:
 def is_prepared(module: nn.Module) -> bool:
     """Whether anything in `module` has been prepared and not converted."""
     return any(observer_of(part) is not None for part in module.modules())
-
-

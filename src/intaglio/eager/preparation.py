@@ -158,5 +158,3 @@ def add_quant_dequant(module: nn.Module) -> nn.Module:
 def _is_wrappable(module: nn.Module) -> bool:
     rule = rule_of(module, all_rules())
     return rule is not None and rule.static is not None and vars(module).get("qconfig") is not None
-
-

@@ -74,7 +74,9 @@ def plan_static(
         if any(path.startswith(prefix) for prefix in inside):
             continue
         qconfig = found[id(module)][1]
-        leaf, reason = _decide(module, qconfig, tuple(paths[id(module)]), rules, observed_classes or {}, allowed)
+        leaf, reason = _decide(
+            module, qconfig, tuple(paths[id(module)]), rules, observed_classes or {}, allowed
+        )
         if leaf is not None or isinstance(module, QuantizedModule):
             inside.append(path + "." if path else "")
         if leaf is not None:

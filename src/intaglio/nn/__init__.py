@@ -3,17 +3,25 @@
 Importing this package registers every rule. May import ops, rules, qconfig, observer and what they may.
 """
 
+from intaglio.nn.activation import QuantizedActivation, QuantizedPReLU
 from intaglio.nn.attention import DynamicMultiheadAttention
+from intaglio.nn.batch_norm import QuantizedBatchNorm
 from intaglio.nn.conv import DynamicConv
+from intaglio.nn.conv_static import QuantizedConv, QuantizedConvTranspose
 from intaglio.nn.conv_transpose import DynamicConvTranspose
 from intaglio.nn.embedding import QuantizedEmbedding, QuantizedEmbeddingBag
+from intaglio.nn.float_functional import FloatFunctional, QFunctional
 from intaglio.nn.linear import DynamicLinear
 from intaglio.nn.linear_half import HalfLinear
+from intaglio.nn.linear_static import QuantizedLinear
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.nn.rnn import DynamicGRU, DynamicLSTM, DynamicRNN
 from intaglio.nn.rnn_cells import DynamicGRUCell, DynamicLSTMCell, DynamicRNNCell
+from intaglio.nn.stubs import DeQuantize, DeQuantStub, Quantize, QuantStub, QuantWrapper
 
 __all__ = [
+    "DeQuantStub",
+    "DeQuantize",
     "DynamicConv",
     "DynamicConvTranspose",
     "DynamicGRU",
@@ -24,8 +32,19 @@ __all__ = [
     "DynamicMultiheadAttention",
     "DynamicRNN",
     "DynamicRNNCell",
+    "FloatFunctional",
     "HalfLinear",
+    "QFunctional",
+    "QuantStub",
+    "QuantWrapper",
+    "Quantize",
+    "QuantizedActivation",
+    "QuantizedBatchNorm",
+    "QuantizedConv",
+    "QuantizedConvTranspose",
     "QuantizedEmbedding",
     "QuantizedEmbeddingBag",
+    "QuantizedLinear",
     "QuantizedModule",
+    "QuantizedPReLU",
 ]

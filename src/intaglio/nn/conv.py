@@ -16,8 +16,8 @@ from torch.fx import Proxy
 
 from intaglio.nn.conv_geometry import ConvGeometry, OrdinaryConv
 from intaglio.nn.conv_static import QuantizedConv, StaticConvolution
-from intaglio.nn.weights import quantize_weight
 from intaglio.nn.quantized import StateSpec, register_quantized
+from intaglio.nn.weights import quantize_weight
 from intaglio.ops.conv import is_channels_last, pack_conv, run_conv_dynamic, unpack_conv
 from intaglio.ops.library import is_eager
 from intaglio.ops.packing import MAX_K

@@ -6,7 +6,7 @@ May import ops, static_product, conv_geometry and errors.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -70,6 +70,10 @@ class StaticConvolution(StaticProduct, ConvGeometry):
     def size_of(self, size: Sequence[int], asked: Sequence[int] | None) -> list[int]:
         """The output's size for an input's."""
         raise NotImplementedError
+
+    def config(self) -> dict[str, Any]:
+        """Arguments of the constructor."""
+        return super().config() | self.product_config()
 
     def extra_repr(self) -> str:
         """What `print` shows."""

@@ -22,7 +22,7 @@ from intaglio.ops.matmul_static import matmul
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams
 from intaglio.qtensor import QTensor
-from intaglio.rules import Example, OpRule, StaticForm, register_rule
+from intaglio.rules import OpRule, StaticForm, register_rule
 
 __all__ = ["FloatFunctional", "QFunctional"]
 
@@ -108,9 +108,7 @@ class QFunctional(StaticModule):
 
     def forward(self, x: QTensor) -> QTensor:
         """Raise: a QFunctional is used by its methods."""
-        raise InputError(
-            f"{self.where()} has no forward: call add, mul, cat, add_relu, matmul ... on it"
-        )
+        raise InputError(f"{self.where()} has no forward: call add, mul, cat, add_relu, matmul ... on it")
 
     def add(self, x: QTensor, y: QTensor) -> QTensor:
         """The sum, with broadcasting."""
@@ -143,9 +141,7 @@ class QFunctional(StaticModule):
         self._check(*x)
         parts = [part.data for part in x]
         params = [part.qparams.scalars for part in x]
-        return self.give(
-            elementwise.concatenate(parts, params, dim, *self.output.scalars, *self.limits)
-        )
+        return self.give(elementwise.concatenate(parts, params, dim, *self.output.scalars, *self.limits))
 
     def add_scalar(self, x: QTensor, y: float) -> QTensor:
         """The sum with a number."""

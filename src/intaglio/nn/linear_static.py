@@ -84,7 +84,7 @@ class QuantizedLinear(StaticProduct):
             "in_features": self.in_features,
             "out_features": self.out_features,
             "bias": self.has_bias,
-        } | super().config()
+        } | self.product_config()
 
     def float_bytes(self) -> int:
         """Bytes of the float weight and bias."""

@@ -16,9 +16,9 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from intaglio.errors import ConfigError, InputError
-from intaglio.nn.weights import quantize_weight
 from intaglio.nn.linear_half import LARGEST_HALF, round_to_half
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
+from intaglio.nn.weights import quantize_weight
 from intaglio.ops.library import is_eager
 from intaglio.ops.packing import MAX_K
 from intaglio.ops.recurrent import CellShape, pack_cell, run_recurrent, unpack_cell

@@ -72,9 +72,7 @@ class StaticModule(QuantizedModule):
                 f"{self.where()} is quantized for inference but in training mode: call model.eval()"
             )
         if not isinstance(x, QTensor):
-            found = (
-                f"a float tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
-            )
+            found = f"a float tensor of shape {tuple(x.shape)}" if isinstance(x, Tensor) else type(x).__name__
             raise InputError(
                 f"{self.where()} takes a QTensor, but its {name} is {found}: let it pass a QuantStub first, "
                 "or keep the layer in float (its qconfig = None) and prepare again"

@@ -92,9 +92,9 @@ class StaticProduct(StaticModule):
             self._derived = derived = (x.qparams, zero_point, requantization)
         return derived
 
-    def config(self) -> dict[str, Any]:
-        """Arguments of the constructor."""
-        return super().config() | self.output_config() | {"clamp": list(self.clamp)}
+    def product_config(self) -> dict[str, Any]:
+        """The part of `config` that they share."""
+        return self.output_config() | {"clamp": list(self.clamp)}
 
     @classmethod
     def from_config(cls: type[_Self], config: dict[str, Any]) -> _Self:
