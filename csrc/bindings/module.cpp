@@ -8,5 +8,6 @@ NB_MODULE(_core, m) {
   intaglio::bind_half(m);
   intaglio::bind_recurrent(m);
   intaglio::bind_conv(m);
+  intaglio::bind_conv_static(m);
   intaglio::bind_embedding(m);
 }
