@@ -18,6 +18,7 @@ void bind_gemm(nanobind::module_& m);
 void bind_half(nanobind::module_& m);
 void bind_recurrent(nanobind::module_& m);
 void bind_conv(nanobind::module_& m);
+void bind_conv_static(nanobind::module_& m);
 void bind_embedding(nanobind::module_& m);
 void bind_layout(nanobind::module_& m);
 

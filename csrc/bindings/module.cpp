@@ -8,6 +8,7 @@ NB_MODULE(_core, m) {
   intaglio::bind_half(m);
   intaglio::bind_recurrent(m);
   intaglio::bind_conv(m);
+  intaglio::bind_conv_static(m);
   intaglio::bind_embedding(m);
   intaglio::bind_layout(m);
 }

@@ -63,7 +63,7 @@ void pack_gemm(const PackGemmArgs& args) noexcept {
       sum += row[k];
     }
     sums[j] = sum;
-    scales[j] = args.scale[j];
+    scales[j] = args.scale == nullptr ? 0.0f : args.scale[j];
     biases[j] = args.bias == nullptr ? 0.0f : args.bias[j];
   }
 }

@@ -68,7 +68,7 @@ constexpr int32_t kPackedMagic = 0x676c6e69;
 // With packed == nullptr it only writes `*layout` and `*bytes`.
 struct PackGemmArgs {
   const int8_t* weight;  // (n, k) row-major: one row an output channel
-  const float* scale;    // (n)
+  const float* scale;    // (n), or nullptr for zeros
   const float* bias;     // (n), or nullptr for zeros
   int64_t n, k;
   int32_t panel_vectors;  // vectors in a panel, or 0 to let the kernel choose
@@ -109,6 +109,42 @@ struct GemmArgs {
   float output_inverse_scale;
   int32_t output_zero_point;
   void* c;  // (m, n) of float or uint8_t, rows c_stride elements apart
+  int64_t c_stride;
+  void* scratch;  // gemm_scratch_bytes(m, k_padded) of the table, 64-byte aligned
+};
+
+// ---- u8 to u8 with fixed parameters -------------------------------------------------------------
+// The requantization of docs/numerics.md, "Static quantization", of int32 sums to u8:
+//   y = fma(float(acc), multiplier[j], offset[j]);   with a residual r: y = fma(float(r - r_zero),
+//   r_multiplier, y) q = clamp(rne(min(2^20, max(-2^20, y))) + zero_point, lower, upper),   0 <= lower <=
+//   upper <= 255
+// All of it is finite; a residual lies as the output does and may not be it.
+struct Requantize {
+  const float* multiplier;  // a value for each output channel of the call
+  const float* offset;
+  int32_t zero_point, lower, upper;
+  const uint8_t* residual;  // or nullptr
+  int32_t residual_zero_point;
+  float residual_multiplier;
+};
+
+// c[i][j] = requantize(sum_k (a[i][k] - zero_point) * weight[j][k]) for the panels panel_begin..panel_end-1.
+// Row i of `a` is never gathered: it is the runs of `run_bytes` bytes at image + start[i] + run[0],
+// image + start[i] + run[1] ..., each rounded up to 4 bytes, of which those beyond the run are read and meet
+// weights of zero. K of the packed weight is the bytes of all runs so rounded.
+struct GemmStaticArgs {
+  const uint8_t* image;
+  const int64_t* start;  // (m), or nullptr: i * row_bytes
+  int64_t row_bytes;
+  int64_t m;
+  const int64_t* run;  // (run_count)
+  int64_t run_count, run_bytes;
+  int32_t zero_point;
+  const uint8_t* packed;  // made by pack_gemm of the same instruction set
+  int64_t panel_begin, panel_end;
+  Requantize requantize;
+  uint8_t* c;            // row i at c + place[i], and of the residual at residual + place[i]
+  const int64_t* place;  // (m), or nullptr: i * c_stride
   int64_t c_stride;
   void* scratch;  // gemm_scratch_bytes(m, k_padded) of the table, 64-byte aligned
 };

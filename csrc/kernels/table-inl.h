@@ -11,6 +11,7 @@
 #include "embedding-inl.h"
 #include "gemm-inl.h"
 #include "gemm_half-inl.h"
+#include "gemm_static-inl.h"
 #include "layout-inl.h"
 #include "peak-inl.h"
 #include "quantize-inl.h"

@@ -128,6 +128,37 @@ template <int kByte>
 inline I byte_of(I v) {
   return _mm256_and_si256(_mm256_srli_epi32(v, 8 * kByte), _mm256_set1_epi32(255));
 }
+using Bytes = __m256i;
+inline I set_words(int32_t v) { return _mm256_set1_epi16(static_cast<int16_t>(v)); }
+inline Bytes set_bytes(int32_t v) { return _mm256_set1_epi8(static_cast<char>(v)); }
+inline Bytes clamp_bytes(Bytes v, Bytes lower, Bytes upper) {
+  return _mm256_min_epu8(_mm256_max_epu8(v, lower), upper);
+}
+template <int NV>
+inline Bytes pack_bytes(const I (&v)[NV], I zero) {
+  const I order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
+  const I low = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[NV > 1 ? 1 : 0]), zero);
+  I high = low;
+  if constexpr (NV > 2) high = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[NV - 1]), zero);
+  return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
+}
+template <int NV>
+inline void store_bytes(uint8_t* p, Bytes v) {
+  if constexpr (NV == 4) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), v);
+  } else if constexpr (NV == 1) {
+    _mm_storel_epi64(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(v));
+  } else {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(v));
+    if constexpr (NV == 3)
+      _mm_storel_epi64(reinterpret_cast<__m128i*>(p + 16), _mm256_extracti128_si256(v, 1));
+  }
+}
+inline void store_bytes_n(uint8_t* p, Bytes v, int n) {
+  uint8_t bytes[sizeof v];
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(bytes), v);
+  std::memcpy(p, bytes, static_cast<size_t>(n));
+}
 inline F load_u8(const uint8_t* p) {
   return to_float(_mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p))));
 }
@@ -219,6 +250,7 @@ inline I dot(I acc, I a, I w) {
   __asm__("%{" INTAGLIO_VNNI "%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(a), "x"(w));
   return acc;
 }
+inline void widen(Act* to, const uint8_t* from, int64_t n) { std::memcpy(to, from, static_cast<size_t>(n)); }
 // 4 x 24 and 6 x 16 fill the sixteen registers; wider tiles spill.
 inline int choose_panel_vectors(int64_t n) { return n % 24 == 0 ? 3 : 2; }
 #else
@@ -244,6 +276,13 @@ inline I dot(I acc, I a, I w) {
   return acc;
 }
 inline int choose_panel_vectors(int64_t) { return 2; }
+inline void widen(Act* to, const uint8_t* from, int64_t n) {
+  int64_t i = 0;
+  for (; i + 16 <= n; i += 16)
+    _mm256_storeu_si256(reinterpret_cast<I*>(to + i),
+                        _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(from + i))));
+  for (; i < n; ++i) to[i] = from[i];
+}
 #endif
 
 }  // namespace

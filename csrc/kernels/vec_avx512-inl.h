@@ -9,6 +9,11 @@
 //   scale_by_power_of_2     p * 2^n by adding to the exponent: p and the result must be normal
 //   store_u8                saturated to 0..255
 //   store_u8_four           4 * kLanes bytes: saturated v[j] + zero, zero in -32768..32767
+//   Bytes, pack_bytes       the bytes of up to four vectors, lane after lane: saturated v[j] + zero, `zero`
+//   of
+//                           set_words; store_bytes writes the bytes of so many vectors, store_bytes_n the
+//                           first n
+//   widen                   n bytes as Act
 //   add_int, mul_int ...    modulo 2^32; min_int, max_int are signed, shifts are logical
 //   load_u8_int             kLanes bytes, zero-extended
 //   load_u4                 nibbles i, i + 1, ... of p, the first of each byte its low one; i is a
@@ -130,6 +135,35 @@ template <int kByte>
 inline I byte_of(I v) {
   return _mm512_and_si512(_mm512_srli_epi32(v, 8 * kByte), _mm512_set1_epi32(255));
 }
+using Bytes = __m512i;
+inline I set_words(int32_t v) { return _mm512_set1_epi16(static_cast<int16_t>(v)); }
+inline Bytes set_bytes(int32_t v) { return _mm512_set1_epi8(static_cast<char>(v)); }
+inline Bytes clamp_bytes(Bytes v, Bytes lower, Bytes upper) {
+  return _mm512_min_epu8(_mm512_max_epu8(v, lower), upper);
+}
+template <int NV>
+inline Bytes pack_bytes(const I (&v)[NV], I zero) {
+  const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+  const I low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[NV > 1 ? 1 : 0]), zero);
+  I high = low;
+  if constexpr (NV > 2) high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[NV - 1]), zero);
+  return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
+}
+template <int NV>
+inline void store_bytes(uint8_t* p, Bytes v) {
+  if constexpr (NV == 4) {
+    _mm512_storeu_si512(p, v);
+  } else if constexpr (NV == 1) {
+    _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm512_castsi512_si128(v));
+  } else {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_castsi512_si256(v));
+    if constexpr (NV == 3)
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(p + 32), _mm512_extracti32x4_epi32(v, 2));
+  }
+}
+inline void store_bytes_n(uint8_t* p, Bytes v, int n) {
+  _mm512_mask_storeu_epi8(p, n >= 64 ? ~__mmask64{0} : (__mmask64{1} << n) - 1, v);
+}
 inline F load_u8(const uint8_t* p) {
   return to_float(_mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p))));
 }
@@ -216,6 +250,8 @@ inline I dot(I acc, I a, I w) {
 }
 inline void pin(I& acc) { __asm__ volatile("" : "+v"(acc)); }
 inline void pin_float(F& v) { __asm__ volatile("" : "+v"(v)); }
+
+inline void widen(Act* to, const uint8_t* from, int64_t n) { std::memcpy(to, from, static_cast<size_t>(n)); }
 
 // 8 x 48 tiles divide both common row counts and common widths; 6 x 64 serves the rest.
 inline int choose_panel_vectors(int64_t n) { return n % 48 == 0 ? 3 : 4; }

@@ -122,6 +122,32 @@ inline I byte_of(I v) {
 inline void store_u8_n(uint8_t* p, I v, int n) {
   if (n > 0) *p = saturate(v);
 }
+struct Bytes {
+  uint8_t at[4];
+};
+inline I set_words(int32_t v) { return v; }
+inline Bytes set_bytes(int32_t v) {
+  const auto b = static_cast<uint8_t>(v);
+  return {{b, b, b, b}};
+}
+inline Bytes clamp_bytes(Bytes v, Bytes lower, Bytes upper) {
+  for (int i = 0; i < 4; ++i) {
+    const uint8_t b = v.at[i] > lower.at[i] ? v.at[i] : lower.at[i];
+    v.at[i] = b < upper.at[i] ? b : upper.at[i];
+  }
+  return v;
+}
+template <int NV>
+inline Bytes pack_bytes(const I (&v)[NV], I zero) {
+  Bytes bytes{};
+  for (int j = 0; j < NV; ++j) bytes.at[j] = saturate((v[j] < 0x10000 ? v[j] : 0x10000) + zero);
+  return bytes;
+}
+template <int NV>
+inline void store_bytes(uint8_t* p, Bytes v) {
+  std::memcpy(p, v.at, NV);
+}
+inline void store_bytes_n(uint8_t* p, Bytes v, int n) { std::memcpy(p, v.at, static_cast<size_t>(n)); }
 inline F load_u8(const uint8_t* p) { return static_cast<F>(*p); }
 inline F load_u8_n(const uint8_t* p, int n) { return n > 0 ? static_cast<F>(*p) : 0.0f; }
 inline F load_s8(const int8_t* p) { return static_cast<F>(*p); }
@@ -139,6 +165,7 @@ inline I load_weights(const int8_t* p) { return *p; }
 inline I dot(I acc, I a, I w) { return add_int(acc, a * w); }
 inline void pin(I& acc) { __asm__ volatile("" : "+r"(acc)); }
 inline void pin_float(F& v) { __asm__ volatile("" : "+m"(v)); }
+inline void widen(Act* to, const uint8_t* from, int64_t n) { std::memcpy(to, from, static_cast<size_t>(n)); }
 
 inline int choose_panel_vectors(int64_t) { return 4; }
 

@@ -16,31 +16,17 @@ constexpr int64_t kGroupBytes = 1 << 20;
 // Below this many multiply-adds a second thread costs more than it brings.
 constexpr int64_t kSmallestParallelWork = 1'500'000;
 
-int64_t volume(const Extent& e) { return e[0] * e[1] * e[2]; }
-
-void check(const ConvDynamicCall& call, const PackedConv& packed, const ConvGeometry& geometry) {
-  const ConvSpec& spec = packed.spec();
-  if (call.channels != spec.in_channels)
-    throw std::invalid_argument("the packed convolution has another number of input channels");
-  for (size_t a = 0; a < kAxes; ++a) {
-    if (call.input[a] < 1 || call.output[a] < 1)
-      throw std::invalid_argument("a convolution needs at least one pixel of input and of output");
-    const int64_t reach = call.input[a] - (spec.padding_mode == PaddingMode::kReflect ? 1 : 0);
-    const int64_t border = std::max(geometry.low[a], geometry.bordered[a] - geometry.low[a] - call.input[a]);
-    if (spec.padding_mode != PaddingMode::kZeros && spec.padding_mode != PaddingMode::kReplicate &&
-        border > reach)
-      throw std::invalid_argument("the padding reaches beyond the pixels that it copies");
-  }
-}
-
 }  // namespace
 
 void conv_dynamic(const ConvDynamicCall& call) {
   const PackedConv packed(call.packed);
   if (call.batch <= 0) return;
-  const ConvGeometry geometry(call, packed);
-  check(call, packed, geometry);
   const ConvSpec& spec = packed.spec();
+  if (call.channels != spec.in_channels)
+    throw std::invalid_argument("the packed convolution has another number of input channels");
+  const ConvGeometry geometry(spec, call.input, call.output, packed.blocks().block_inputs,
+                              packed.blocks().count);
+  check_geometry(spec, geometry);
   const int64_t pixels = volume(spec.transposed ? call.input : call.output);
   const int64_t work =
       call.batch * pixels * spec.out_channels * (spec.in_channels / spec.groups) * volume(spec.kernel);

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <stdexcept>
 
 #include "../kernels/row_params.h"
 
@@ -23,21 +24,6 @@ Range join(Range a, Range b) {
   constexpr float kNan = std::numeric_limits<float>::quiet_NaN();
   if (a.lo != a.lo || b.lo != b.lo) return {kNan, kNan};
   return {std::min(a.lo, b.lo), std::max(a.hi, b.hi)};
-}
-
-// The pixel of `size` that stands at position i of the padded row; i is at most one size outside.
-int64_t source_of(int64_t i, int64_t size, PaddingMode mode) {
-  if (i >= 0 && i < size) return i;
-  switch (mode) {
-    case PaddingMode::kReflect:
-      return i < 0 ? -i : 2 * (size - 1) - i;
-    case PaddingMode::kReplicate:
-      return i < 0 ? 0 : size - 1;
-    case PaddingMode::kCircular:
-      return i < 0 ? i + size : i - size;
-    default:
-      return -1;
-  }
 }
 
 void choose_params(const ConvDynamicCall& call, int64_t values, int64_t first, int64_t samples, int threads,
@@ -115,9 +101,23 @@ class RowQuantizer {
 
 }  // namespace
 
-ConvGeometry::ConvGeometry(const ConvDynamicCall& call, const PackedConv& packed)
-    : input(call.input), output(call.output) {
-  const ConvSpec& spec = packed.spec();
+int64_t source_of(int64_t i, int64_t size, PaddingMode mode) {
+  if (i >= 0 && i < size) return i;
+  switch (mode) {
+    case PaddingMode::kReflect:
+      return i < 0 ? -i : 2 * (size - 1) - i;
+    case PaddingMode::kReplicate:
+      return i < 0 ? 0 : size - 1;
+    case PaddingMode::kCircular:
+      return i < 0 ? i + size : i - size;
+    default:
+      return -1;
+  }
+}
+
+ConvGeometry::ConvGeometry(const ConvSpec& spec, const Extent& in, const Extent& out, int64_t pixel,
+                           int64_t blocks)
+    : input(in), output(out) {
   input_step = output_step = {1, 1, 1};
   (spec.transposed ? output_step : input_step) = spec.stride;
   int64_t tap_step = 1;
@@ -137,11 +137,11 @@ ConvGeometry::ConvGeometry(const ConvDynamicCall& call, const PackedConv& packed
     low[a] = -first;
     bordered[a] = last + 1 - first;
   }
-  pixel_bytes = packed.blocks().block_inputs;
+  pixel_bytes = pixel;
   row_bytes = bordered[2] * pixel_bytes;
   plane_bytes = bordered[1] * row_bytes;
   block_bytes = bordered[0] * plane_bytes;
-  sample_bytes = packed.blocks().count * block_bytes;
+  sample_bytes = blocks * block_bytes;
   // A depthwise row of taps is read in whole groups, and each of their pixels in whole vectors.
   slack_bytes = kGatherSlack + kLargestTapGroup * (tap_step + 1) * pixel_bytes;
 }
@@ -149,6 +149,19 @@ ConvGeometry::ConvGeometry(const ConvDynamicCall& call, const PackedConv& packed
 int64_t ConvGeometry::count(int axis, int64_t phase) const {
   const auto a = static_cast<size_t>(axis);
   return std::max<int64_t>(0, (output[a] - phase + output_step[a] - 1) / output_step[a]);
+}
+
+void check_geometry(const ConvSpec& spec, const ConvGeometry& geometry) {
+  for (size_t a = 0; a < kAxes; ++a) {
+    if (geometry.input[a] < 1 || geometry.output[a] < 1)
+      throw std::invalid_argument("a convolution needs at least one pixel of input and of output");
+    const int64_t reach = geometry.input[a] - (spec.padding_mode == PaddingMode::kReflect ? 1 : 0);
+    const int64_t border =
+        std::max(geometry.low[a], geometry.bordered[a] - geometry.low[a] - geometry.input[a]);
+    if (spec.padding_mode != PaddingMode::kZeros && spec.padding_mode != PaddingMode::kReplicate &&
+        border > reach)
+      throw std::invalid_argument("the padding reaches beyond the pixels that it copies");
+  }
 }
 
 void quantize_samples(const ConvDynamicCall& call, const PackedConv& packed, const ConvGeometry& geometry,

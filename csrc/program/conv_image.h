@@ -8,7 +8,9 @@ namespace intaglio {
 
 // Sizes that follow from the spec and the sizes of input and output.
 struct ConvGeometry {
-  ConvGeometry(const ConvDynamicCall& call, const PackedConv& packed);
+  // Of an image whose pixels have `pixel` bytes, in `blocks` blocks.
+  ConvGeometry(const ConvSpec& spec, const Extent& input, const Extent& output, int64_t pixel,
+               int64_t blocks);
 
   std::array<std::vector<Phase>, kAxes> phases;
   Extent input, output;
@@ -25,6 +27,13 @@ struct ConvGeometry {
     return (z + low[0]) * plane_bytes + (y + low[1]) * row_bytes + (x + low[2]) * pixel_bytes;
   }
 };
+
+// std::invalid_argument if an axis is empty, or a border would copy pixels that do not exist.
+void check_geometry(const ConvSpec& spec, const ConvGeometry& geometry);
+
+// The pixel of `size` that stands at position i of the padded row, or -1 in the border of zeros; i is at most
+// one size outside.
+int64_t source_of(int64_t i, int64_t size, PaddingMode mode);
 
 struct SampleParams {
   float scale, inverse_scale;

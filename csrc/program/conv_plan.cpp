@@ -17,23 +17,7 @@ constexpr int64_t kMostRepeats = 4;
 // int32 sums of K products stay exact up to here, so groups are not merged beyond (ops/packing.py).
 constexpr int64_t kLargestMergedK = 65'793;
 
-int64_t volume(const Extent& e) { return e[0] * e[1] * e[2]; }
-
 int64_t pad_to_4(int64_t n) { return (n + 3) / 4 * 4; }
-
-struct Phases {
-  std::array<std::vector<Phase>, kAxes> axis;
-  explicit Phases(const ConvSpec& spec) {
-    for (int a = 0; a < kAxes; ++a) axis[static_cast<size_t>(a)] = phases_of(spec, a);
-  }
-  int64_t pieces() const { return static_cast<int64_t>(axis[0].size() * axis[1].size() * axis[2].size()); }
-  std::array<Phase, kAxes> of(int64_t piece) const {
-    const auto height = static_cast<int64_t>(axis[1].size()), width = static_cast<int64_t>(axis[2].size());
-    return {axis[0][static_cast<size_t>(piece / (height * width))],
-            axis[1][static_cast<size_t>(piece / width % height)],
-            axis[2][static_cast<size_t>(piece % width)]};
-  }
-};
 
 // The matrix that pack_gemm gets for one piece and block, and where each of its values comes from.
 class PieceMatrix {
@@ -127,14 +111,21 @@ std::vector<Phase> phases_of(const ConvSpec& spec, int axis) {
   return phases;
 }
 
+int64_t merged_groups(const ConvSpec& spec, const KernelTable& kernels) {
+  const int64_t group_inputs = spec.in_channels / spec.groups;
+  const int64_t group_outputs = spec.out_channels / spec.groups;
+  int64_t merged = 1;
+  for (int64_t m = 2; m <= spec.groups && m * group_outputs <= kernels.lanes; ++m)
+    if (spec.groups % m == 0 && m * group_inputs * volume(spec.kernel) <= kLargestMergedK) merged = m;
+  return merged;
+}
+
 ConvBlocks blocks_of(const ConvSpec& spec, const KernelTable& kernels) {
   const int64_t group_inputs = spec.in_channels / spec.groups;
   const int64_t group_outputs = spec.out_channels / spec.groups, lanes = kernels.lanes;
   if (spec.groups > 1 && group_inputs == 1 && group_outputs <= kMostRepeats)
     return {true, 1, (spec.out_channels + lanes - 1) / lanes, lanes, lanes, group_outputs};
-  int64_t merged = 1;
-  for (int64_t m = 2; m <= spec.groups && m * group_outputs <= lanes; ++m)
-    if (spec.groups % m == 0 && m * group_inputs * volume(spec.kernel) <= kLargestMergedK) merged = m;
+  const int64_t merged = merged_groups(spec, kernels);
   return {false, merged, spec.groups / merged, merged * group_inputs, merged * group_outputs, 1};
 }
 

@@ -35,6 +35,27 @@ struct Phase {
 
 std::vector<Phase> phases_of(const ConvSpec& spec, int axis);
 
+// The phases of all axes, and of each piece: width changes fastest.
+struct Phases {
+  std::array<std::vector<Phase>, kAxes> axis;
+  explicit Phases(const ConvSpec& spec) {
+    for (int a = 0; a < kAxes; ++a) axis[static_cast<size_t>(a)] = phases_of(spec, a);
+  }
+  int64_t pieces() const { return static_cast<int64_t>(axis[0].size() * axis[1].size() * axis[2].size()); }
+  // The residue of each axis in a piece.
+  Extent residues(int64_t piece) const {
+    const auto height = static_cast<int64_t>(axis[1].size()), width = static_cast<int64_t>(axis[2].size());
+    return {piece / (height * width), piece / width % height, piece % width};
+  }
+  std::array<Phase, kAxes> of(int64_t piece) const {
+    const Extent r = residues(piece);
+    return {axis[0][static_cast<size_t>(r[0])], axis[1][static_cast<size_t>(r[1])],
+            axis[2][static_cast<size_t>(r[2])]};
+  }
+};
+
+inline int64_t volume(const Extent& e) { return e[0] * e[1] * e[2]; }
+
 // How the channels are cut into blocks, each with an image and packed weights of its own.
 //
 // A depthwise block is one vector of channels for conv_depthwise. Otherwise a block is `merged` groups
@@ -49,6 +70,8 @@ struct ConvBlocks {
 };
 
 ConvBlocks blocks_of(const ConvSpec& spec, const KernelTable& kernels);
+// How many groups stand side by side in one GEMM.
+int64_t merged_groups(const ConvSpec& spec, const KernelTable& kernels);
 
 // The start of a packed weight; `pieces` tables of pack_gemm follow where `offset` says.
 struct ConvHeader {

@@ -157,6 +157,72 @@ def conv_depthwise(
     y_stride: int,
 ) -> None: ...
 def tap_group(packed: int) -> int: ...
+def gemm_static(
+    image: int,
+    start: list[int],
+    row_bytes: int,
+    rows: int,
+    run: list[int],
+    run_bytes: int,
+    input_zero_point: int,
+    packed: int,
+    multiplier: int,
+    offset: int,
+    zero_point: int,
+    lower: int,
+    upper: int,
+    residual: int,
+    residual_zero_point: int,
+    residual_multiplier: float,
+    c: int,
+    place: list[int],
+    c_stride: int,
+) -> None: ...
+def packed_static_conv_bytes(spec: list[int]) -> int: ...
+def pack_static_conv(spec: list[int], weight: int, packed: int) -> None: ...
+def unpack_static_conv(packed: int, weight: int) -> None: ...
+def packed_static_conv_spec(packed: int) -> tuple[list[int], str]: ...
+def static_panel_vectors(n: int) -> int: ...
+def conv_static(
+    x: int,
+    batch: int,
+    channels: int,
+    depth: int,
+    height: int,
+    width: int,
+    input_zero_point: int,
+    packed: int,
+    out_depth: int,
+    out_height: int,
+    out_width: int,
+    multiplier: int,
+    offset: int,
+    zero_point: int,
+    lower: int,
+    upper: int,
+    residual: int,
+    residual_zero_point: int,
+    residual_multiplier: float,
+    y: int,
+    threads: int,
+) -> None: ...
+def linear_static(
+    x: int,
+    rows: int,
+    k: int,
+    input_zero_point: int,
+    packed: int,
+    multiplier: int,
+    offset: int,
+    zero_point: int,
+    lower: int,
+    upper: int,
+    residual: int,
+    residual_zero_point: int,
+    residual_multiplier: float,
+    y: int,
+    threads: int,
+) -> None: ...
 def embedding_rows(
     table: int,
     table_rows: int,

@@ -17,7 +17,15 @@ from intaglio.errors import ConfigError
 from intaglio.ops.library import define_op
 from intaglio.ops.packing import MAX_K
 
-__all__ = ["PADDING_MODES", "ConvSpec", "is_channels_last", "pack_conv", "run_conv_dynamic", "unpack_conv"]
+__all__ = [
+    "PADDING_MODES",
+    "ConvSpec",
+    "check_spec",
+    "is_channels_last",
+    "pack_conv",
+    "run_conv_dynamic",
+    "unpack_conv",
+]
 
 PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
@@ -67,7 +75,7 @@ def pack_conv(spec: ConvSpec, weight: Tensor, scale: Tensor, bias: Tensor | None
     that make no convolution, for other shapes and dtypes, and where in_channels / groups times the kernel's
     volume exceeds `MAX_K`.
     """
-    _check(spec)
+    check_spec(spec)
     if weight.shape != spec.weight_shape or weight.dtype != torch.int8:
         raise ConfigError(
             f"pack_conv takes a {spec.weight_shape} int8 weight, not {tuple(weight.shape)} {weight.dtype}"
@@ -84,7 +92,7 @@ def pack_conv(spec: ConvSpec, weight: Tensor, scale: Tensor, bias: Tensor | None
     return _pack(spec.to_ints(), weight.contiguous(), scale.contiguous(), bias)
 
 
-def _check(spec: ConvSpec) -> None:
+def check_spec(spec: ConvSpec) -> None:
     """Raise `ConfigError` for what the kernels would divide by, or count past the end with."""
     at_least = {"kernel": 1, "stride": 1, "dilation": 1, "padding": 0}
     values = {name: getattr(spec, name) for name in at_least}

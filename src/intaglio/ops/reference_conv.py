@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from intaglio.ops.reference import epilogue, quantize_rows
 
-__all__ = ["conv_dynamic", "quantize_samples"]
+__all__ = ["conv_dynamic", "convolve_exact", "quantize_samples"]
 
 _CONV: dict[int, Callable[..., Tensor]] = {
     1: functional.conv1d,
@@ -32,6 +32,31 @@ def quantize_samples(x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """`q` uint8 in the shape of `x` `(N, ...)`, and `(N,)` scales and zero points, one range a sample."""
     q, scale, zero_point = quantize_rows(x.reshape(x.shape[0], -1))
     return q.view(x.shape), scale, zero_point
+
+
+def convolve_exact(
+    centred: Tensor,
+    weight: Tensor,
+    *,
+    stride: Sequence[int],
+    padding: Sequence[tuple[int, int]],
+    dilation: Sequence[int],
+    groups: int,
+    padding_mode: str,
+    transposed: bool,
+    output_padding: Sequence[int],
+) -> Tensor:
+    """The exact sums, float64, of `(N, C, *size)` float64 integers whose zero is 0; the rest as below."""
+    dims = centred.dim() - 2
+    if transposed:
+        cut = [before for before, _ in padding]
+        return _CONV_TRANSPOSE[dims](
+            centred, weight.double(), None, stride, cut, output_padding, groups, dilation
+        )
+    pads = [size for pair in reversed(padding) for size in pair]
+    mode = "constant" if padding_mode == "zeros" else padding_mode
+    padded = functional.pad(centred, pads, mode=mode)
+    return _CONV[dims](padded, weight.double(), None, stride, 0, dilation, groups)
 
 
 def conv_dynamic(
@@ -55,19 +80,18 @@ def conv_dynamic(
     equal for a transposed convolution.
     """
     q, scale, zero_point = quantize_samples(x)
-    centred = q.double() - zero_point.view(-1, *[1] * (x.dim() - 1))
     dims = x.dim() - 2
-    if transposed:
-        cut = [before for before, _ in padding]
-        acc = _CONV_TRANSPOSE[dims](
-            centred, weight.double(), None, stride, cut, output_padding, groups, dilation
-        )
-    else:
-        pads = [size for pair in reversed(padding) for size in pair]
-        mode = "constant" if padding_mode == "zeros" else padding_mode
-        acc = _CONV[dims](
-            functional.pad(centred, pads, mode=mode), weight.double(), None, stride, 0, dilation, groups
-        )
+    acc = convolve_exact(
+        q.double() - zero_point.view(-1, *[1] * (x.dim() - 1)),
+        weight,
+        stride=stride,
+        padding=padding,
+        dilation=dilation,
+        groups=groups,
+        padding_mode=padding_mode,
+        transposed=transposed,
+        output_padding=output_padding,
+    )
     channels = acc.shape[1]
     rows = acc.movedim(1, -1)
     base = torch.zeros(channels) if bias is None else bias

@@ -1,0 +1,124 @@
+// Static convolutions and Linear: packing, the drivers, and their kernels alone for the conformance test.
+#include "../program/conv_static.h"
+
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
+
+#include "../program/gemm.h"
+#include "../program/parallel.h"
+#include "bindings.h"
+#include "conv_spec.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace intaglio {
+namespace {
+
+Requantize requantize_from(uintptr_t multiplier, uintptr_t offset, int32_t zero_point, int32_t lower,
+                           int32_t upper, uintptr_t residual, int32_t residual_zero_point,
+                           float residual_multiplier) {
+  return {pointer<const float>(multiplier), pointer<const float>(offset), zero_point,         lower, upper,
+          pointer<const uint8_t>(residual), residual_zero_point,          residual_multiplier};
+}
+
+// The table's pointer, or nullptr where it is empty: evenly spaced.
+const int64_t* table_or_none(const std::vector<int64_t>& v) { return v.empty() ? nullptr : v.data(); }
+
+void bind_static_kernels(nb::module_& m) {
+  m.def(
+      "gemm_static",
+      [](uintptr_t image, const std::vector<int64_t>& start, int64_t row_bytes, int64_t rows,
+         const std::vector<int64_t>& run, int64_t run_bytes, int32_t input_zero_point, uintptr_t packed,
+         uintptr_t multiplier, uintptr_t offset, int32_t zero_point, int32_t lower, int32_t upper,
+         uintptr_t residual, int32_t residual_zero_point, float residual_multiplier, uintptr_t c,
+         const std::vector<int64_t>& place, int64_t c_stride) {
+        const PackedLayout layout = checked_layout(pointer<const uint8_t>(packed));
+        const int64_t bytes = active_kernels().gemm_scratch_bytes(rows, layout.k_padded);
+        Scratch scratch(bytes);
+        active_kernels().gemm_static({pointer<const uint8_t>(image), table_or_none(start), row_bytes, rows,
+                                      run.data(), static_cast<int64_t>(run.size()), run_bytes,
+                                      input_zero_point, pointer<const uint8_t>(packed), 0, panels_of(layout),
+                                      requantize_from(multiplier, offset, zero_point, lower, upper, residual,
+                                                      residual_zero_point, residual_multiplier),
+                                      pointer<uint8_t>(c), table_or_none(place), c_stride,
+                                      scratch.take<uint8_t>(bytes)});
+      },
+      "image"_a, "start"_a, "row_bytes"_a, "rows"_a, "run"_a, "run_bytes"_a, "input_zero_point"_a, "packed"_a,
+      "multiplier"_a, "offset"_a, "zero_point"_a, "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a,
+      "residual_multiplier"_a, "c"_a, "place"_a, "c_stride"_a,
+      "The static GEMM kernel itself, one thread; an empty `start` or `place` is an even spacing.");
+}
+
+}  // namespace
+
+void bind_conv_static(nb::module_& m) {
+  bind_static_kernels(m);
+  m.def(
+      "packed_static_conv_bytes",
+      [](const std::vector<int64_t>& spec) { return packed_static_conv_bytes(spec_from(spec)); }, "spec"_a);
+  m.def(
+      "pack_static_conv",
+      [](const std::vector<int64_t>& spec, uintptr_t weight, uintptr_t packed) {
+        nb::gil_scoped_release release;
+        pack_static_conv(spec_from(spec), pointer<const int8_t>(weight), pointer<uint8_t>(packed));
+      },
+      "spec"_a, "weight"_a, "packed"_a);
+  m.def(
+      "unpack_static_conv",
+      [](uintptr_t packed, uintptr_t weight) {
+        nb::gil_scoped_release release;
+        unpack_static_conv(pointer<const uint8_t>(packed), pointer<int8_t>(weight));
+      },
+      "packed"_a, "weight"_a);
+  m.def(
+      "packed_static_conv_spec",
+      [](uintptr_t packed) {
+        const StaticConvHeader header = static_conv_header(pointer<const uint8_t>(packed));
+        return nb::make_tuple(spec_to(header.spec), isa_name(static_cast<Isa>(header.isa)));
+      },
+      "packed"_a, "Hyperparameters and instruction set of a packed static convolution.");
+  m.def(
+      "static_panel_vectors", [](int64_t n) { return static_panel_vectors(n, active_kernels()); }, "n"_a,
+      "Vectors in a panel of a static Linear with n outputs.");
+  m.def(
+      "conv_static",
+      [](uintptr_t x, int64_t batch, int64_t channels, int64_t depth, int64_t height, int64_t width,
+         int32_t input_zero_point, uintptr_t packed, int64_t out_depth, int64_t out_height, int64_t out_width,
+         uintptr_t multiplier, uintptr_t offset, int32_t zero_point, int32_t lower, int32_t upper,
+         uintptr_t residual, int32_t residual_zero_point, float residual_multiplier, uintptr_t y,
+         int threads) {
+        nb::gil_scoped_release release;
+        conv_static({pointer<const uint8_t>(x),
+                     batch,
+                     channels,
+                     {depth, height, width},
+                     input_zero_point,
+                     pointer<const uint8_t>(packed),
+                     {out_depth, out_height, out_width},
+                     requantize_from(multiplier, offset, zero_point, lower, upper, residual,
+                                     residual_zero_point, residual_multiplier),
+                     pointer<uint8_t>(y),
+                     threads});
+      },
+      "x"_a, "batch"_a, "channels"_a, "depth"_a, "height"_a, "width"_a, "input_zero_point"_a, "packed"_a,
+      "out_depth"_a, "out_height"_a, "out_width"_a, "multiplier"_a, "offset"_a, "zero_point"_a, "lower"_a,
+      "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a, "y"_a, "threads"_a);
+  m.def(
+      "linear_static",
+      [](uintptr_t x, int64_t rows, int64_t k, int32_t input_zero_point, uintptr_t packed,
+         uintptr_t multiplier, uintptr_t offset, int32_t zero_point, int32_t lower, int32_t upper,
+         uintptr_t residual, int32_t residual_zero_point, float residual_multiplier, uintptr_t y,
+         int threads) {
+        nb::gil_scoped_release release;
+        linear_static({pointer<const uint8_t>(x), rows, k, input_zero_point, pointer<const uint8_t>(packed),
+                       requantize_from(multiplier, offset, zero_point, lower, upper, residual,
+                                       residual_zero_point, residual_multiplier),
+                       pointer<uint8_t>(y), threads});
+      },
+      "x"_a, "rows"_a, "k"_a, "input_zero_point"_a, "packed"_a, "multiplier"_a, "offset"_a, "zero_point"_a,
+      "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a, "y"_a,
+      "threads"_a);
+}
+
+}  // namespace intaglio

@@ -1,0 +1,161 @@
+// int8 GEMM from u8 to u8: the tiles of gemm-inl.h over rows that are read where they lie, and a
+// requantizing epilogue straight from the registers.
+//
+// Sums start at minus zero point times the weights' column sums, so the zero point costs nothing later.
+// Each row of a tile has a pointer in a register, the end of its run, and one index counts up to zero along
+// all of them: an end to compare with would be a register too many for tiles of twelve rows.
+#pragma once
+
+#include "gemm-inl.h"
+#include "requantize-inl.h"
+
+namespace intaglio {
+namespace {
+
+// The rows of `a` as the K loop reads them: row i at base + start[i] or base + i * step, in `count` runs of
+// `length` values.
+struct RowRuns {
+  const Act* base;
+  const int64_t* start;
+  int64_t step;
+  const int64_t* run;
+  int64_t count, length;
+  const Act* row(int64_t i) const { return base + (start == nullptr ? i * step : start[i]); }
+};
+
+// sums[i][j] = first[j] + the products of row i and the panel.
+template <int MR, int NV>
+inline __attribute__((always_inline)) void accumulate_runs(const RowRuns& rows, int64_t row, const int8_t* w,
+                                                           const int32_t* first, I (&acc)[MR][NV]) {
+  const Act* a[MR];
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) a[i] = rows.row(row + i);
+#pragma GCC unroll 4
+  for (int j = 0; j < NV; ++j) {
+    const I sum = load_int(first + j * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) acc[i][j] = sum;
+  }
+  const int64_t* run = rows.run;
+  const int64_t length = rows.length;
+  int64_t at = 0;
+  for (const int64_t* last = run + rows.count; run < last; ++run) {
+    const int64_t move = *run + length - at;
+    at += move;
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) a[i] += move;
+    int64_t k = -length;
+    do {
+      I b[NV];
+#pragma GCC unroll 4
+      for (int j = 0; j < NV; ++j) b[j] = load_weights(w + j * kLanes * kGroup);
+      w += NV * kLanes * kGroup;
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const I x = broadcast(a[i] + k);
+#pragma GCC unroll 4
+        for (int j = 0; j < NV; ++j) acc[i][j] = dot(acc[i][j], x, b[j]);
+      }
+      k += kGroup;
+    } while (k < 0);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 4
+    for (int j = 0; j < NV; ++j) pin(acc[i][j]);
+}
+
+// Where the results of a call go.
+struct StaticOutput {
+  uint8_t* c;
+  const int64_t* place;
+  int64_t stride;
+  int64_t offset(int64_t i) const { return place == nullptr ? i * stride : place[i]; }
+};
+
+template <int MR, int NV>
+__attribute__((noinline)) void static_tile(const RowRuns& rows, int64_t row, const int8_t* weight,
+                                           const PanelRequantizer& panel, const StaticOutput& output) {
+  I acc[MR][NV];
+  accumulate_runs<MR, NV>(rows, row, weight, panel.first, acc);
+  const StaticOutput to = output;  // a copy: stores to c could alias the original's fields
+  const RequantizeConstants constants(panel);
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i) {
+    const int64_t at = to.offset(row + i);
+    requantize_vectors<NV>(acc[i], panel, constants, to.c + at, at);
+  }
+}
+
+using StaticTile = void (*)(const RowRuns&, int64_t, const int8_t*, const PanelRequantizer&,
+                            const StaticOutput&);
+
+template <int NV, int MR = kTileRows[NV]>
+StaticTile static_tile_of(int64_t rows) {
+  if constexpr (MR == 1) {
+    return static_tile<1, NV>;
+  } else {
+    return rows == MR ? static_tile<MR, NV> : static_tile_of<NV, MR - 1>(rows);
+  }
+}
+
+StaticTile choose_static_tile(int64_t vectors, int64_t rows) {
+  switch (vectors) {
+    case 1:
+      return static_tile_of<1>(rows);
+    case 2:
+      return static_tile_of<2>(rows);
+    case 3:
+      return static_tile_of<3>(rows);
+    default:
+      return static_tile_of<4>(rows);
+  }
+}
+
+inline int64_t padded_run(int64_t run_bytes) { return round_up(run_bytes, 4); }
+
+// The rows as Act: where they lie, or gathered and widened in scratch as one run each.
+inline RowRuns prepare_runs(const GemmStaticArgs& args, int64_t k_padded) {
+  if constexpr (!kWidens) {
+    return {reinterpret_cast<const Act*>(args.image),
+            args.start,
+            args.row_bytes,
+            args.run,
+            args.run_count,
+            padded_run(args.run_bytes)};
+  } else {
+    static const int64_t kBegin = 0;
+    Act* wide = reinterpret_cast<Act*>(static_cast<uint8_t*>(args.scratch) + kSumsBytes);
+    const int64_t length = padded_run(args.run_bytes);
+    for (int64_t i = 0; i < args.m; ++i) {
+      const uint8_t* from = args.image + (args.start == nullptr ? i * args.row_bytes : args.start[i]);
+      for (int64_t r = 0; r < args.run_count; ++r)
+        widen(wide + i * k_padded + r * length, from + args.run[r], length);
+    }
+    return {wide, nullptr, k_padded, &kBegin, args.run_count > 0 ? 1 : 0, k_padded};
+  }
+}
+
+void gemm_static(const GemmStaticArgs& args) noexcept {
+  if (args.m <= 0) return;
+  const PackedLayout layout = layout_of(args.packed);
+  const RowRuns rows = prepare_runs(args, layout.k_padded);
+  for (int64_t p = args.panel_begin; p < args.panel_end; ++p) {
+    const Panel panel = panel_of(layout, args.packed, p);
+    const PanelRequantizer requantizer(args.requantize, panel.first_column, panel.columns, args.zero_point,
+                                       panel.column_sum);
+    const StaticOutput output{args.c + panel.first_column, args.place, args.c_stride};
+    const int64_t vectors = panel.width / kLanes;
+    // Tiles of even height, as in gemm_panel.
+    const int64_t tiles = (args.m + kTileRows[vectors] - 1) / kTileRows[vectors];
+    int64_t row = 0;
+    for (int64_t t = 0; t < tiles; ++t) {
+      const int64_t count = (args.m - row + tiles - t - 1) / (tiles - t);
+      choose_static_tile(vectors, count)(rows, row, panel.weight, requantizer, output);
+      row += count;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace intaglio
