@@ -18,6 +18,7 @@ from torch.fx import Proxy
 from intaglio.errors import ConfigError, InputError
 from intaglio.nn.linear import LINEAR, DynamicLinear
 from intaglio.nn.quantized import QuantizedModule, StateSpec, quantized_class, register_quantized
+from intaglio.nn.requantized import requantized_form
 from intaglio.qconfig import QConfig
 from intaglio.qparams import INT8
 from intaglio.rules import Example, OpRule, register_rule
@@ -351,6 +352,11 @@ ATTENTION = register_rule(
     OpRule(
         name="MultiheadAttention",
         float_types=(nn.MultiheadAttention,),
+        static=requantized_form(
+            DynamicMultiheadAttention.from_float,
+            lambda module, qconfig: None,
+            (_example, _example_of_two_sequences, _example_of_memory),
+        ),
         lower_dynamic=DynamicMultiheadAttention.from_float,
         weight_dtypes=LINEAR.weight_dtypes,
         default_for=LINEAR.default_for,

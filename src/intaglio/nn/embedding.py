@@ -26,7 +26,7 @@ from intaglio.ops.embedding import (
 from intaglio.ops.library import is_eager
 from intaglio.qconfig import QConfig
 from intaglio.qparams import UINT4, UINT8, QuantizedType, choose_row_params, quantize_row_codes
-from intaglio.rules import Example, OpRule, register_rule
+from intaglio.rules import Example, OpRule, StaticForm, register_rule
 
 __all__ = ["QuantizedEmbedding", "QuantizedEmbeddingBag", "check_indices", "quantize_table"]
 
@@ -346,10 +346,20 @@ def _example_square_bag() -> Example:
     return nn.EmbeddingBag(50, 33, mode="max"), (torch.randint(0, 50, (5, 4)),)
 
 
+def _static_form(lower_dynamic: Callable[[nn.Module, QConfig, str], nn.Module]) -> StaticForm:
+    """The same table, which gives float rows: a `QuantStub` after it makes them a `QTensor`."""
+    return StaticForm(
+        lambda module, qconfig, path, output: lower_dynamic(module, qconfig, path),
+        output="float",
+        refuse=_refuse,
+    )
+
+
 EMBEDDING = register_rule(
     OpRule(
         name="Embedding",
         float_types=(nn.Embedding,),
+        static=_static_form(QuantizedEmbedding.from_float),
         lower_dynamic=QuantizedEmbedding.from_float,
         weight_dtypes=frozenset({"uint8", "uint4", "int8"}),
         default_for=frozenset({"uint8", "uint4"}),
@@ -361,6 +371,7 @@ EMBEDDING_BAG = register_rule(
     OpRule(
         name="EmbeddingBag",
         float_types=(nn.EmbeddingBag,),
+        static=_static_form(QuantizedEmbeddingBag.from_float),
         lower_dynamic=QuantizedEmbeddingBag.from_float,
         weight_dtypes=frozenset({"uint8", "uint4", "int8"}),
         default_for=frozenset({"uint8", "uint4"}),

@@ -14,7 +14,9 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 from torch.nn.modules import module as torch_module
+from torch.utils._pytree import tree_leaves
 
 from intaglio.errors import ConfigError, InputError
 from intaglio.nn.twins import PickledWeights, Twins
@@ -140,9 +142,10 @@ class QuantizedModule(nn.Module):
                 f"but its last dimension must be {features}"
             )
 
-    def as_fx_node(self, x: Any, *others: Any) -> Any:
-        """What `forward` gives for a proxy of `torch.fx`: one node, as for torch's own modules."""
-        return x.tracer.create_proxy("call_module", x.tracer.path_of_module(self), (x, *others), {})
+    def as_fx_node(self, *inputs: Any, **named: Any) -> Any:
+        """What `forward` gives for proxies of `torch.fx`: one node, as for torch's own modules."""
+        tracer = next(x for x in tree_leaves((inputs, named)) if isinstance(x, Proxy)).tracer
+        return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, named)
 
     def refuse_gradient(self, x: Tensor, y: Tensor) -> Tensor:
         """`y`, computed from `x` behind autograd's back, such that asking for the gradient of `x` raises.

@@ -18,6 +18,7 @@ from torch.nn.utils.rnn import PackedSequence
 from intaglio.errors import ConfigError, InputError
 from intaglio.nn.linear_half import LARGEST_HALF, round_to_half
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
+from intaglio.nn.requantized import requantized_form
 from intaglio.nn.weights import quantize_weight
 from intaglio.ops.library import is_eager
 from intaglio.ops.packing import MAX_K
@@ -393,6 +394,7 @@ def _rule(name: str, kind: type[nn.RNNBase], form: type[RecurrentLayers], *examp
         OpRule(
             name=name,
             float_types=(kind,),
+            static=requantized_form(lower, refuse_cells, examples),
             lower_dynamic=lower,
             weight_dtypes=frozenset({"int8", "float16"}),
             default_for=frozenset({"int8", "float16"}),

@@ -14,6 +14,7 @@ from torch.fx import Proxy
 
 from intaglio.errors import ConfigError, InputError
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
+from intaglio.nn.requantized import requantized_form
 from intaglio.nn.rnn import (
     States,
     choose_weights,
@@ -211,6 +212,7 @@ def _rule(name: str, kind: type[nn.RNNCellBase], form: type[RecurrentCell], exam
         OpRule(
             name=name,
             float_types=(kind,),
+            static=requantized_form(lower, refuse_cells, (example,)),
             lower_dynamic=lower,
             weight_dtypes=frozenset({"int8", "float16"}),
             default_for=frozenset({"int8", "float16"}),
