@@ -20,5 +20,6 @@ void bind_recurrent(nanobind::module_& m);
 void bind_conv(nanobind::module_& m);
 void bind_embedding(nanobind::module_& m);
 void bind_layout(nanobind::module_& m);
+void bind_elementwise(nanobind::module_& m);
 
 }  // namespace intaglio

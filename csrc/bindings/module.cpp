@@ -10,4 +10,5 @@ NB_MODULE(_core, m) {
   intaglio::bind_conv(m);
   intaglio::bind_embedding(m);
   intaglio::bind_layout(m);
+  intaglio::bind_elementwise(m);
 }
