@@ -55,4 +55,33 @@ struct DequantizePlanesArgs {
   int64_t plane_stride;  // floats from one channel to the next
 };
 
+// ---- Elementwise ----------------------------------------------------------------------------------
+
+// y[r][i] = table[x[r][i]], or a copy where table == nullptr. Rows may lie apart.
+struct LookUpArgs {
+  const uint8_t* x;
+  int64_t x_stride;
+  int64_t rows, cols;
+  const uint8_t* table;  // (256)
+  uint8_t* y;
+  int64_t y_stride;
+  bool permutes_bytes;  // the CPU has AVX-512 VBMI: of use to one instruction set alone
+};
+
+enum class SingleRow : int32_t { kNone = 0, kA = 1, kB = 2 };
+
+// Of every pair of integers a and b, with x = float(a - zero_point_a) and y = float(b - zero_point_b):
+//   add: fma(x, factor_a, y * factor_b)        mul: float((a - zero_point_a) * (b - zero_point_b)) * factor_a
+// as u8. One operand may be a single row of `cols` that meets each of the other's rows.
+struct PairArgs {
+  const uint8_t* a;
+  const uint8_t* b;
+  int64_t rows, cols;
+  SingleRow single;  // which one is a single row
+  int32_t zero_point_a, zero_point_b;
+  float factor_a, factor_b;
+  OutputRange range;
+  uint8_t* y;  // (rows, cols)
+};
+
 }  // namespace intaglio

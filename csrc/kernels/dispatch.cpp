@@ -91,6 +91,15 @@ const char* isa_name(Isa isa) {
   return i >= 0 && i < static_cast<int>(Isa::kCount) ? kNames[i] : "unknown";
 }
 
+bool cpu_permutes_bytes() {
+#ifdef INTAGLIO_X86
+  __builtin_cpu_init();
+  return __builtin_cpu_supports("avx512vbmi");
+#else
+  return false;
+#endif
+}
+
 const KernelTable* kernels_of(Isa isa) { return cpu_has(isa) ? compiled(isa) : nullptr; }
 
 const KernelTable* kernels_of(const char* name) {

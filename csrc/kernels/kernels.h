@@ -365,5 +365,7 @@ void force_isa(const char* name);
 const KernelTable* kernels_of(Isa isa);
 const KernelTable* kernels_of(const char* name);
 const char* isa_name(Isa isa);
+// Whether this CPU has AVX-512 VBMI, which avx512_vnni does not ask for (LookUpArgs).
+bool cpu_permutes_bytes();
 
 }  // namespace intaglio

@@ -8,6 +8,7 @@
 
 #include "conv-inl.h"
 #include "conv_depthwise-inl.h"
+#include "elementwise-inl.h"
 #include "embedding-inl.h"
 #include "gemm-inl.h"
 #include "gemm_half-inl.h"

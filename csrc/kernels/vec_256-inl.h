@@ -225,6 +225,26 @@ inline void store_quads(uint8_t* p, int64_t stride, const I (&v)[4]) {
   for (int i = 0; i < 4; ++i) put(4 + i, _mm256_extractf128_ps(t[i], 1));
 }
 
+// ---- Tables of 256 bytes: a shuffle for each sixteen entries, to which other indices are out of range ----
+template <bool>
+class ByteTable {
+ public:
+  explicit ByteTable(const uint8_t* table) : bytes_(table) {}
+  I look_up(I x) const {
+    I y = _mm256_setzero_si256();
+    for (int i = 0; i < 16; ++i) {
+      const I entries =
+          _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes_ + 16 * i)));
+      const I index = _mm256_adds_epu8(_mm256_xor_si256(x, set_u8s(16 * i)), set_u8s(0x70));
+      y = _mm256_or_si256(y, _mm256_shuffle_epi8(entries, index));
+    }
+    return y;
+  }
+
+ private:
+  const uint8_t* bytes_;
+};
+
 constexpr int kMaxVectors = 4;
 inline void pin(I& acc) { __asm__ volatile("" : "+x"(acc)); }
 inline void pin_float(F& v) { __asm__ volatile("" : "+x"(v)); }

@@ -26,6 +26,7 @@
 //   interleave_u8_four      lane l = bytes of lane l of v[0..3], saturated v[j] + zero
 //   squeeze_triples         the low three bytes of every lane side by side, at the vector's beginning
 //   spread_triples          its inverse; the fourth byte of a lane is zero
+//   ByteTable               y = table[x] for whole vectors of bytes; `kPermutes` where the CPU has vpermi2b
 //   byte_of                 byte kByte of each lane, zero-extended
 //   broadcast, load_weights, dot, kGroup   acc[j] += sum over kGroup k's of a[k] * w[j][k], exact
 //   pin                     keeps an accumulator in its register: without it GCC 12 spills the K
@@ -230,6 +231,37 @@ inline void store_quads(uint8_t* p, int64_t stride, const I (&v)[4]) {
 #pragma GCC unroll 4
   for (int i = 0; i < 4; ++i) put(12 + i, _mm512_extractf32x4_ps(t[i], 3));
 }
+
+// ---- Tables of 256 bytes --------------------------------------------------------------------------
+// With AVX-512 VBMI two permutations of 128 entries each, chosen between by the index's highest bit. Without
+// it (Cascade Lake) a shuffle for each sixteen entries, to which other indices are out of range.
+template <bool kPermutes>
+class ByteTable {
+ public:
+  explicit ByteTable(const uint8_t* table) : bytes_(table) {
+    for (int i = 0; i < 4; ++i) part_[i] = load_u8s(table + 64 * i);
+  }
+  I look_up(I x) const {
+    if constexpr (kPermutes) {
+      I low = x, high = x;
+      __asm__("vpermi2b %2, %1, %0" : "+v"(low) : "v"(part_[0]), "v"(part_[1]));
+      __asm__("vpermi2b %2, %1, %0" : "+v"(high) : "v"(part_[2]), "v"(part_[3]));
+      return _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high);
+    }
+    I y = _mm512_setzero_si512();
+    for (int i = 0; i < 16; ++i) {
+      const I entries =
+          _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes_ + 16 * i)));
+      const I index = _mm512_adds_epu8(_mm512_xor_si512(x, set_u8s(16 * i)), set_u8s(0x70));
+      y = _mm512_or_si512(y, _mm512_shuffle_epi8(entries, index));
+    }
+    return y;
+  }
+
+ private:
+  const uint8_t* bytes_;
+  I part_[4];
+};
 
 // ---- int8 dot products: four k's at a time --------------------------------------------------------
 using Act = uint8_t;

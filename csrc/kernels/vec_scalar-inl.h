@@ -154,6 +154,18 @@ inline F load_s8(const int8_t* p) { return static_cast<F>(*p); }
 inline F load_u4(const uint8_t* p, int64_t i) { return static_cast<F>(p[i / 2] >> 4 * (i % 2) & 15); }
 inline F load_u4_n(const uint8_t* p, int64_t i, int n) { return n > 0 ? load_u4(p, i) : 0.0f; }
 
+template <bool>
+class ByteTable {
+ public:
+  explicit ByteTable(const uint8_t* table) : bytes_(table) {}
+  I look_up(I x) const {
+    return for_each_byte([this, x](int i) { return bytes_[byte_at(x, i)]; });
+  }
+
+ private:
+  const uint8_t* bytes_;
+};
+
 // ---- int8 dot products: one k at a time ---------------------------------------------------------
 using Act = uint8_t;
 constexpr int kGroup = 1;

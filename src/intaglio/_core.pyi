@@ -278,3 +278,28 @@ def dequantize_image(
     x: int,
     threads: int,
 ) -> None: ...
+def cpu_permutes_bytes() -> bool: ...
+def look_up_bytes(x: int, count: int, table: int, y: int, permutes_bytes: bool, threads: int) -> None: ...
+def combine_pairs(
+    op: int,
+    a: int,
+    b: int,
+    groups: int,
+    rows: int,
+    cols: int,
+    single: int,
+    shared: bool,
+    scale_a: float,
+    zero_point_a: int,
+    scale_b: float,
+    zero_point_b: int,
+    scale: float,
+    zero_point: int,
+    lower: int,
+    upper: int,
+    y: int,
+    threads: int,
+) -> None: ...
+def concatenate_rows(
+    parts: list[int], tables: list[int], cols: list[int], rows: int, y: int, threads: int
+) -> None: ...

@@ -6,6 +6,7 @@ oracle that tests compare every kernel with. May import qtensor, qparams and err
 
 from intaglio.ops import (
     conv,
+    elementwise,
     embedding,
     half,
     layout,
@@ -21,6 +22,7 @@ from intaglio.ops import (
 
 __all__ = [
     "conv",
+    "elementwise",
     "embedding",
     "half",
     "layout",

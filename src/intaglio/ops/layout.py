@@ -17,6 +17,7 @@ from intaglio.errors import InputError
 from intaglio.ops.library import define_op, is_eager
 
 __all__ = [
+    "dense_pair",
     "dequantize_image",
     "empty_image",
     "has_channels_innermost",
@@ -88,7 +89,7 @@ def _quantize_image(x: Tensor, scale: float, zero_point: int, lower: int, upper:
     if x.dtype is not torch.float32:
         raise InputError(f"quantize_image takes a float32 tensor, not one of {x.dtype}: pass x.float()")
     if plain:
-        x, q = _dense_pair(x, torch.uint8)
+        x, q = dense_pair(x, torch.uint8)
         planes = False
     else:
         q = empty_image(tuple(x.shape), torch.uint8)
@@ -101,7 +102,7 @@ def _quantize_image(x: Tensor, scale: float, zero_point: int, lower: int, upper:
     return q
 
 
-def _dense_pair(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def dense_pair(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """`x`, copied if it has gaps or overlaps, and a new tensor of `dtype` that lies in memory alike."""
     y = torch.empty_like(x, dtype=dtype)
     if y.stride() != x.stride():

@@ -1,0 +1,447 @@
+"""Elementwise arithmetic on quantized activations: tables, sums, products, concatenation, requantization.
+
+Tensors are uint8 with one scale and zero point each (docs/numerics.md, "Static quantization"). A function
+calls its kernel directly where nothing watches torch's calls, and its `torch.library` op elsewhere.
+May import layout, reference_elementwise, library, qtensor, qparams, errors and _core.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
+from math import prod
+
+import torch
+from torch import Tensor
+
+from intaglio import _core
+from intaglio.errors import InputError
+from intaglio.ops.layout import dense_pair, has_channels_innermost, with_channels_innermost
+from intaglio.ops.library import define_op, is_eager
+from intaglio.ops.reference_elementwise import requantize as _requantize_plain
+from intaglio.qparams import QParams
+from intaglio.qtensor import QTensor
+
+__all__ = [
+    "add",
+    "add_scalar",
+    "concatenate",
+    "lookup",
+    "mul",
+    "mul_scalar",
+    "requantization_table",
+    "requantize",
+]
+
+_ADD, _MUL = 0, 1
+_NEITHER, _A, _B = 0, 1, 2
+_MOST_STEPS = 2**40
+"""Of a scalar's multiples of the scale: integers of int64 hold them with room to spare."""
+_permutes_bytes = _core.cpu_permutes_bytes()
+_threads = torch.get_num_threads
+
+
+def _check(name: str, *tensors: Tensor) -> None:
+    for x in tensors:
+        if x.dtype is not torch.uint8:
+            raise InputError(f"{name} takes uint8 tensors, the data of QTensors, not one of {x.dtype}")
+
+
+# ---- Tables --------------------------------------------------------------------------------------------
+
+
+def lookup(x: Tensor, table: Tensor) -> Tensor:
+    """`table[x]` for uint8 `x` of any shape and a `(256,)` uint8 table, in the memory layout of `x`."""
+    if type(x) is Tensor and is_eager():
+        return _lookup(x, table)
+    return torch.ops.intaglio.lookup(x, table)  # type: ignore[no-any-return]
+
+
+def _lookup(x: Tensor, table: Tensor) -> Tensor:
+    """CPU kernel of `intaglio::lookup`."""
+    _check("lookup", x, table)
+    if table.numel() != 256 or not table.is_contiguous():
+        raise InputError(
+            f"lookup takes a contiguous table of 256 bytes, not one of shape {tuple(table.shape)}"
+        )
+    x, y = dense_pair(x, torch.uint8)
+    _core.look_up_bytes(x.data_ptr(), x.numel(), table.data_ptr(), y.data_ptr(), _permutes_bytes, _threads())
+    return y
+
+
+def _fake_lookup(x: Tensor, table: Tensor) -> Tensor:
+    return torch.empty_like(x)
+
+
+define_op("lookup(Tensor x, Tensor table) -> Tensor", _lookup, _fake_lookup)
+
+
+@lru_cache(maxsize=1024)
+def requantization_table(
+    scale_in: float, zero_point_in: int, scale: float, zero_point: int, lower: int = 0, upper: int = 255
+) -> Tensor:
+    """The `(256,)` table that takes integers from one pair of parameters to another; do not write to it."""
+    every = torch.arange(256, dtype=torch.uint8)
+    return _requantize_plain(every, scale_in, zero_point_in, scale, zero_point, lower, upper)
+
+
+def requantize(
+    x: Tensor,
+    scale_in: float,
+    zero_point_in: int,
+    scale: float,
+    zero_point: int,
+    lower: int = 0,
+    upper: int = 255,
+) -> Tensor:
+    """The same numbers with other parameters: `encode(float(x - zero_point_in) * (scale_in / scale))`."""
+    if type(x) is Tensor and is_eager():
+        return _requantize(x, scale_in, zero_point_in, scale, zero_point, lower, upper)
+    return torch.ops.intaglio.requantize(  # type: ignore[no-any-return]
+        x, scale_in, zero_point_in, scale, zero_point, lower, upper
+    )
+
+
+def _requantize(
+    x: Tensor, scale_in: float, zero_point_in: int, scale: float, zero_point: int, lower: int, upper: int
+) -> Tensor:
+    """CPU kernel of `intaglio::requantize`."""
+    return _lookup(x, requantization_table(scale_in, zero_point_in, scale, zero_point, lower, upper))
+
+
+def _fake_requantize(
+    x: Tensor, scale_in: float, zero_point_in: int, scale: float, zero_point: int, lower: int, upper: int
+) -> Tensor:
+    return torch.empty_like(x)
+
+
+define_op(
+    "requantize(Tensor x, float scale_in, int zero_point_in, float scale, int zero_point, int lower, "
+    "int upper) -> Tensor",
+    _requantize,
+    _fake_requantize,
+)
+
+
+# ---- Sums and products ---------------------------------------------------------------------------------
+
+
+def add(
+    a: Tensor,
+    b: Tensor,
+    scale_a: float,
+    zero_point_a: int,
+    scale_b: float,
+    zero_point_b: int,
+    scale: float,
+    zero_point: int,
+    lower: int = 0,
+    upper: int = 255,
+) -> Tensor:
+    """The quantized sum of uint8 `a` and `b`, broadcast to each other; `lower` and `upper` clamp it.
+
+    `encode(fma(float(a - zero_point_a), scale_a / scale, float(b - zero_point_b) * (scale_b / scale)))`.
+    """
+    params = (scale_a, zero_point_a, scale_b, zero_point_b, scale, zero_point, lower, upper)
+    if type(a) is Tensor and type(b) is Tensor and is_eager():
+        return _combine(_ADD, a, b, *params)
+    return torch.ops.intaglio.add_quantized(a, b, *params)  # type: ignore[no-any-return]
+
+
+def mul(
+    a: Tensor,
+    b: Tensor,
+    scale_a: float,
+    zero_point_a: int,
+    scale_b: float,
+    zero_point_b: int,
+    scale: float,
+    zero_point: int,
+    lower: int = 0,
+    upper: int = 255,
+) -> Tensor:
+    """The quantized product of uint8 `a` and `b`, broadcast to each other; `lower` and `upper` clamp it.
+
+    `encode(float((a - zero_point_a) * (b - zero_point_b)) * (scale_a * scale_b / scale))`.
+    """
+    params = (scale_a, zero_point_a, scale_b, zero_point_b, scale, zero_point, lower, upper)
+    if type(a) is Tensor and type(b) is Tensor and is_eager():
+        return _combine(_MUL, a, b, *params)
+    return torch.ops.intaglio.mul_quantized(a, b, *params)  # type: ignore[no-any-return]
+
+
+def _combine(
+    op: int,
+    a: Tensor,
+    b: Tensor,
+    scale_a: float,
+    zero_point_a: int,
+    scale_b: float,
+    zero_point_b: int,
+    scale: float,
+    zero_point: int,
+    lower: int,
+    upper: int,
+) -> Tensor:
+    """The sum or the product, whatever the shapes and layouts."""
+    _check("add and mul", a, b)
+    if a.shape == b.shape:
+        if a.stride() != b.stride() and a.dim() > 2 and has_channels_innermost(b):
+            a = with_channels_innermost(a)
+        a, y = dense_pair(a, torch.uint8)
+        if b.stride() != a.stride():
+            b = torch.empty_like(a).copy_(b)
+        groups, rows, cols, single, shared = 1, a.numel(), 1, _NEITHER, False
+    else:
+        a, b, y, groups, rows, cols, single, shared = _broadcast(a, b)
+    _core.combine_pairs(
+        op,
+        a.data_ptr(),
+        b.data_ptr(),
+        groups,
+        rows,
+        cols,
+        single,
+        shared,
+        scale_a,
+        zero_point_a,
+        scale_b,
+        zero_point_b,
+        scale,
+        zero_point,
+        lower,
+        upper,
+        y.data_ptr(),
+        _threads(),
+    )
+    return y
+
+
+def _broadcast(a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor, int, int, int, int, bool]:
+    """Operands as the driver takes them: `(a, b, y, groups, rows, cols, single, shared)`.
+
+    An operand that repeats for whole rows of the other is passed as it is; any other is expanded.
+    """
+    shape = _broadcast_shape(a, b)
+    if a.shape != shape and b.shape != shape:
+        a = a.expand(shape)
+    b_repeats = a.shape == shape
+    whole, part = (a, b) if b_repeats else (b, a)
+    innermost = whole.dim() > 2 and has_channels_innermost(whole)
+    whole = whole.contiguous() if not innermost else with_channels_innermost(whole)
+    part = part.reshape([1] * (len(shape) - part.dim()) + list(part.shape))
+    groups, rows, cols, shared = _repeats(shape, part.shape, innermost)
+    single = _B if b_repeats else _A
+    if cols:
+        part = part.contiguous()
+    else:
+        part = torch.empty_like(whole).copy_(part)
+        groups, rows, cols, single = 1, whole.numel(), 1, _NEITHER
+    a, b = (whole, part) if b_repeats else (part, whole)
+    return a, b, torch.empty_like(whole), groups, rows, cols, single, shared
+
+
+def _broadcast_shape(a: Tensor, b: Tensor) -> torch.Size:
+    try:
+        return torch.broadcast_shapes(a.shape, b.shape)  # type: ignore[no-untyped-call, no-any-return]
+    except RuntimeError:
+        raise InputError(
+            f"tensors of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be broadcast to each other"
+        ) from None
+
+
+def _repeats(shape: Sequence[int], part: Sequence[int], innermost: bool) -> tuple[int, int, int, bool]:
+    """Groups, rows and columns where `part` is one row of each group, and whether all groups share it.
+
+    Columns are 0 where it is not.
+    """
+    if innermost:
+        if part[1] != shape[1] or any(size != 1 for size in part[2:]) or part[0] not in (1, shape[0]):
+            return 0, 0, 0, False
+        return shape[0], prod(shape[2:]), shape[1], part[0] == 1
+    lead = next((i for i, size in enumerate(part) if size != 1), len(part))
+    if list(part[lead:]) != list(shape[lead:]):
+        return 0, 0, 0, False
+    return 1, prod(shape[:lead]), prod(shape[lead:]), True
+
+
+def _fake_combine(a: Tensor, b: Tensor, *params: float) -> Tensor:
+    if a.shape == b.shape:
+        if a.stride() != b.stride() and a.dim() > 2 and has_channels_innermost(b):
+            a = with_channels_innermost(a)
+        return torch.empty_like(a)
+    shape = _broadcast_shape(a, b)
+    whole = a if a.shape == shape or b.shape != shape else b
+    if whole.shape == shape and whole.dim() > 2 and has_channels_innermost(whole):
+        return torch.empty_like(with_channels_innermost(whole))
+    return torch.empty(shape, dtype=torch.uint8, device=a.device)
+
+
+_PAIR = (
+    "(Tensor a, Tensor b, float scale_a, int zero_point_a, float scale_b, int zero_point_b, float scale, "
+    "int zero_point, int lower, int upper) -> Tensor"
+)
+define_op(f"add_quantized{_PAIR}", lambda *args: _combine(_ADD, *args), _fake_combine)
+define_op(f"mul_quantized{_PAIR}", lambda *args: _combine(_MUL, *args), _fake_combine)
+
+
+# ---- Scalars -------------------------------------------------------------------------------------------
+
+
+def add_scalar(q: QTensor, value: float) -> QTensor:
+    """`q + value`, by other parameters: the integers stay, unless the zero point would leave their limits.
+
+    As the legacy `add_scalar`, `value` counts as the nearest multiple of the scale, `steps`. The zero point
+    becomes `zero_point - steps`; where that is below or above the limits, the range is widened to hold zero
+    and the integers are requantized to it.
+    """
+    scale, zero_point = _scalars(q)
+    lower, upper = q.qparams.limits()
+    if not abs(value) < scale * _MOST_STEPS:
+        raise InputError(f"add_scalar cannot add {value} to a QTensor of scale {scale}")
+    steps = round(float(value) / scale)
+    moved = zero_point - steps
+    if lower <= moved <= upper:
+        return QTensor(q.data, _with_scalars(q.qparams, scale, moved))
+    reach = upper - moved if moved < lower else moved - lower
+    wide, zero = _float32(reach / (upper - lower) * scale), lower if moved < lower else upper
+    data = requantize(q.data, scale, moved, wide, zero, lower, upper)
+    return QTensor(data, _with_scalars(q.qparams, wide, zero))
+
+
+def mul_scalar(q: QTensor, value: float) -> QTensor:
+    """`q * value`, by other parameters: the scale is multiplied, and the integers stay.
+
+    As the legacy `mul_scalar`: a negative `value` mirrors the integers in their limits, zero gives zeros.
+    """
+    scale, zero_point = _scalars(q)
+    lower, upper = q.qparams.limits()
+    product = _float32(scale * abs(float(value)))
+    if not product > 0.0:
+        return QTensor(torch.full_like(q.data, lower), _with_scalars(q.qparams, 1.0, lower))
+    if value > 0:
+        return QTensor(q.data, _with_scalars(q.qparams, product, zero_point))
+    every = torch.arange(256).clamp(lower, upper)
+    mirror = (lower + upper - every).to(torch.uint8)
+    return QTensor(lookup(q.data, mirror), _with_scalars(q.qparams, product, lower + upper - zero_point))
+
+
+def _scalars(q: QTensor) -> tuple[float, int]:
+    if q.qparams.axis is not None or q.data.dtype is not torch.uint8:
+        raise InputError(
+            f"a {q.qparams.dtype} QTensor of shape {tuple(q.shape)} is no activation: arithmetic takes uint8 "
+            "with one scale"
+        )
+    return float(q.qparams.scale), int(q.qparams.zero_point)
+
+
+def _with_scalars(qparams: QParams, scale: float, zero_point: int) -> QParams:
+    return replace(qparams, scale=torch.tensor(scale), zero_point=torch.tensor(zero_point, dtype=torch.int32))
+
+
+def _float32(value: float) -> float:
+    return float(torch.tensor(value, dtype=torch.float32))
+
+
+# ---- Concatenation -------------------------------------------------------------------------------------
+
+
+def concatenate(
+    tensors: Sequence[Tensor],
+    scales: Sequence[float],
+    zero_points: Sequence[int],
+    dim: int,
+    scale: float,
+    zero_point: int,
+    lower: int = 0,
+    upper: int = 255,
+) -> Tensor:
+    """`torch.cat` of uint8 tensors along `dim`, each requantized from its own parameters.
+
+    Images come out with their channels innermost, unless all of them are contiguous.
+    """
+    params = (list(scales), list(zero_points), dim, scale, zero_point, lower, upper)
+    if all(type(x) is Tensor for x in tensors) and is_eager():
+        return _concatenate(tensors, *params)
+    return torch.ops.intaglio.concatenate(list(tensors), *params)  # type: ignore[no-any-return]
+
+
+def _concatenate(
+    tensors: Sequence[Tensor],
+    scales: Sequence[float],
+    zero_points: Sequence[int],
+    dim: int,
+    scale: float,
+    zero_point: int,
+    lower: int,
+    upper: int,
+) -> Tensor:
+    """CPU kernel of `intaglio::concatenate`."""
+    _check("concatenate", *tensors)
+    shape, dim = _concatenated_shape(tensors, dim)
+    innermost = _is_innermost(tensors)
+    parts = [(with_channels_innermost(x) if innermost else x.contiguous()) for x in tensors]
+    # Axes in the order in which they lie in memory.
+    order = [0, *range(2, len(shape)), 1] if innermost else list(range(len(shape)))
+    at = order.index(dim)
+    inner = prod(shape[axis] for axis in order[at + 1 :])
+    tables = [
+        None
+        if (own, zero, lower, upper) == (scale, zero_point, 0, 255)
+        else requantization_table(own, zero, scale, zero_point, lower, upper)
+        for own, zero in zip(scales, zero_points, strict=True)
+    ]
+    y = torch.empty([shape[axis] for axis in order], dtype=torch.uint8)
+    _core.concatenate_rows(
+        [part.data_ptr() for part in parts],
+        [0 if table is None else table.data_ptr() for table in tables],
+        [part.shape[dim] * inner for part in parts],
+        prod(shape[axis] for axis in order[:at]),
+        y.data_ptr(),
+        _threads(),
+    )
+    return y.movedim(-1, 1) if innermost else y
+
+
+def _is_innermost(tensors: Sequence[Tensor]) -> bool:
+    return tensors[0].dim() > 2 and not all(x.is_contiguous() for x in tensors)
+
+
+def _concatenated_shape(tensors: Sequence[Tensor], dim: int) -> tuple[list[int], int]:
+    """Shape of the result, and `dim` counted from the front."""
+    first = list(tensors[0].shape)
+    if not -len(first) <= dim < len(first):
+        raise InputError(f"there is no axis {dim} to concatenate tensors of {len(first)} dimensions along")
+    dim %= len(first)
+    rest = [*first[:dim], *first[dim + 1 :]]
+    for x in tensors:
+        if [*x.shape[:dim], *x.shape[dim + 1 :]] != rest or x.dim() != len(first):
+            shapes = ", ".join(str(tuple(t.shape)) for t in tensors)
+            raise InputError(f"tensors of shapes {shapes} cannot be concatenated along axis {dim}")
+    first[dim] = sum(x.shape[dim] for x in tensors)
+    return first, dim
+
+
+def _fake_concatenate(
+    tensors: Sequence[Tensor],
+    scales: Sequence[float],
+    zero_points: Sequence[int],
+    dim: int,
+    scale: float,
+    zero_point: int,
+    lower: int,
+    upper: int,
+) -> Tensor:
+    shape, _ = _concatenated_shape(tensors, dim)
+    if not _is_innermost(tensors):
+        return tensors[0].new_empty(shape)
+    return tensors[0].new_empty([shape[0], *shape[2:], shape[1]]).movedim(-1, 1)
+
+
+define_op(
+    "concatenate(Tensor[] tensors, float[] scales, int[] zero_points, int dim, float scale, int zero_point, "
+    "int lower, int upper) -> Tensor",
+    _concatenate,
+    _fake_concatenate,
+)
