@@ -1,7 +1,7 @@
 """`convert`: replaces prepared modules by quantized ones between `QTensor`s; `quantize` does all three steps.
 
-Every replacement is made before the first is put in its place, so that a conversion that fails leaves the model
-as it was. May import observing, planning, nn and below.
+Every replacement is made before the first is put in its place, so that a conversion that fails leaves the
+model as it was. May import observing, planning, nn and below.
 """
 
 from __future__ import annotations
@@ -79,7 +79,8 @@ def convert(
     Raises
     ------
     ConversionError
-        Nothing is prepared, the model is converted already, or an observer saw no data; `module` is unchanged.
+        Nothing is prepared, the model is converted already, or an observer saw no data; `module` is
+        unchanged.
     """
     if is_reference:
         raise ConfigError("convert makes no reference models: use convert_to_reference_fx")
@@ -171,9 +172,9 @@ def _maker_of(
     """What makes the quantized form of `module`, or None if it is not prepared."""
     qconfig = vars(module).get("qconfig")
     if type(module) in custom and qconfig is not None:
-        return lambda: custom[type(module)].from_observed(module)  # type: ignore[no-any-return]
+        return lambda: custom[type(module)].from_observed(module)
     if type(module) in mapping and qconfig is not None:
-        return lambda: mapping[type(module)].from_float(module)  # type: ignore[no-any-return]
+        return lambda: mapping[type(module)].from_float(module)
     rule = rule_of(module, all_rules())
     if rule is None or qconfig is None:
         return None

@@ -20,7 +20,7 @@ def hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
 
 
 def give_hooks(target: nn.Module, hooks: dict[str, dict[int, Any]]) -> None:
-    """Let `target` have a float module's forward hooks, but for those that derive its weights or observe it."""
+    """Let `target` have a float module's forward hooks, but for those that derive weights or observe."""
     for name, kept in hooks.items():
         for key in [key for key, hook in kept.items() if is_weight_hook(hook) or hook is observe_output]:
             del kept[key]

@@ -31,7 +31,7 @@ def observe_output(module: nn.Module, inputs: Any, output: Any) -> None:
 
 def attach_observer(module: nn.Module, qconfig: QConfig, path: str, *, observe: bool) -> None:
     """Make `module` a prepared one; without `observe` nothing looks at its output."""
-    module.qconfig = qconfig
+    vars(module)["qconfig"] = qconfig
     if not observe:
         return
     observer = qconfig.activation()

@@ -1,4 +1,4 @@
-"""`prepare`: attaches observers, so that data which runs through the model tells the ranges of its activations.
+"""`prepare`: attaches observers, so that data which runs through the model tells its ranges.
 
 May import static_planning, observing, nn and below.
 """
@@ -92,7 +92,7 @@ def prepare(
                 model = module if path == "" else _put(model, path, module)
     for path, module in model.named_modules():
         if type(module) in (observer_non_leaf_module_list or []) and "qconfig" in vars(module):
-            attach_observer(module, module.qconfig, path, observe=True)  # type: ignore[arg-type]
+            attach_observer(module, module.qconfig, path, observe=True)
     object.__setattr__(model, RECORD, dict(plan.kept))
     return model
 
@@ -105,7 +105,7 @@ def _put(model: nn.Module, path: str, module: nn.Module) -> nn.Module:
 def _observed_form(leaf: Leaf) -> nn.Module:
     """What a user's own class makes of a module; the float module has its qconfig, as the legacy gave it."""
     had = vars(leaf.module).get("qconfig")
-    leaf.module.qconfig = leaf.qconfig
+    vars(leaf.module)["qconfig"] = leaf.qconfig
     observed = leaf.observed_class.from_float(leaf.module)
     if had is None:
         del leaf.module.qconfig
@@ -138,7 +138,7 @@ def propagate_qconfig_(
 def _propagate(module: nn.Module, path: str, spec: Mapping[Any, QConfig | None], inherited: Any) -> None:
     own = vars(module).get("qconfig", inherited)
     qconfig = spec.get(path, spec.get(type(module), own))
-    module.qconfig = qconfig
+    vars(module)["qconfig"] = qconfig
     for name, child in module.named_children():
         _propagate(child, f"{path}.{name}" if path else name, spec, qconfig)
 

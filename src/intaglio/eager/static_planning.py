@@ -1,7 +1,7 @@
 """Which modules `prepare` observes and why the others stay float: a plan, made before anything is attached.
 
-A module's qconfig is its own attribute `qconfig`, or that of the nearest module around it; None keeps a part in
-float. May import rules, qconfig and errors.
+A module's qconfig is its own attribute `qconfig`, or that of the nearest module around it; None keeps a part
+in float. May import rules, qconfig and errors.
 """
 
 from __future__ import annotations

@@ -8,6 +8,7 @@ when an input with new parameters comes, and kept. ReLU, ReLU6 and Hardtanh need
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -181,15 +182,15 @@ class QuantizedPReLU(StaticModule):
         self.check_quantized(x)
         tables = self._tables
         if tables is None or tables[0] is not x.qparams:
-            rows = [
-                make_table(lambda v, slope=slope: functional.prelu(v, slope), x.qparams, self.output)
-                for slope in self.weight.split(1)
-            ]
+            rows = [self._table(slope, x.qparams) for slope in self.weight]
             self._tables = tables = (x.qparams, torch.stack(rows))
         if self.num_parameters == 1:
             return self.give(lookup(x.data, tables[1][0]))
-        parts = [lookup(part, table) for part, table in zip(x.data.split(1, 1), tables[1], strict=True)]
+        parts = [lookup(x.data[:, c : c + 1], table) for c, table in enumerate(tables[1])]
         return self.give(torch.cat(parts, 1).contiguous(memory_format=_format_of(x.data)))
+
+    def _table(self, slope: Tensor, x: QParams) -> Tensor:
+        return make_table(lambda v: functional.prelu(v, slope.reshape(1)), x, self.output)
 
     def load_plain_state(self, state: dict[str, Tensor]) -> None:
         """Take the slopes, `scale` and `zero_point`."""
@@ -240,7 +241,7 @@ FIXED: dict[type[nn.Module], QParams] = {
 """Functions whose output has one range whatever comes, and its parameters."""
 
 
-def _example_of(kind: type[nn.Module]) -> Callable[[], Example]:
+def _example_of(kind: Callable[[], nn.Module]) -> Callable[[], Example]:
     return lambda: (kind(), (3 * torch.randn(2, 5, 6, 7),))
 
 
@@ -252,7 +253,7 @@ for _kind in FUNCTIONS:
             static=StaticForm(
                 QuantizedActivation.from_float,
                 output=FIXED.get(_kind, "observed"),
-                examples=(_example_of(_kind),),
+                examples=(_example_of(partial(_kind, 0.5, -1.0) if _kind is nn.Threshold else _kind),),
             ),
         )
     )

@@ -1,7 +1,7 @@
 """BatchNorm that could not be folded: a scale and a shift for each channel, between `QTensor`s.
 
-That is a depthwise 1 x 1 convolution whose integer weights are all +-127, with the scale of each channel in its
-weight's scale: nothing is lost by it. May import ops, rules, conv_static, static and errors.
+That is a depthwise 1 x 1 convolution whose integer weights are all +-127, with the scale of each channel in
+its weight's scale: nothing is lost by it. May import ops, rules, conv_static, static and errors.
 """
 
 from __future__ import annotations
@@ -95,8 +95,8 @@ def _example(kind: type[nn.Module], *shape: int) -> Any:
         module = kind(shape[1])
         with torch.no_grad():
             for tensor in (module.weight, module.bias, module.running_mean):
-                tensor.normal_()  # type: ignore[operator, union-attr]
-            module.running_var.uniform_(0.5, 2.0)  # type: ignore[operator, union-attr]
+                tensor.normal_()  # type: ignore[operator]
+            module.running_var.uniform_(0.5, 2.0)  # type: ignore[operator]
         return module, (torch.randn(*shape),)
 
     return make

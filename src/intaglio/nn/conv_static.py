@@ -1,4 +1,4 @@
-"""Convolutions between `QTensor`s, ordinary and transposed: int8 weights per output channel, uint8 in and out.
+"""Convolutions between `QTensor`s, ordinary and transposed: int8 weights, uint8 in and out.
 
 May import ops, static_product, conv_geometry and errors.
 """

@@ -7,6 +7,7 @@ May import linear, quantized, ops, rules, qconfig and errors.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch

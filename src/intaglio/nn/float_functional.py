@@ -8,11 +8,13 @@ rules, static, qtensor and errors.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from functools import wraps
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
+from torch.fx import Proxy
 
 from intaglio.errors import ConversionError, InputError
 from intaglio.nn.quantized import StateSpec, register_quantized
@@ -95,9 +97,27 @@ class FloatFunctional(nn.Module):
             f"{place} gave {low:.4g} to {high:.4g}" for place, (low, high) in self.ranges.items()
         )
         raise ConversionError(
-            f"'{path}': one FloatFunctional is used in {len(widths)} places whose ranges differ, so that one scale "
-            f"cannot serve them ({seen}): give each place a FloatFunctional of its own"
+            f"'{path}': one FloatFunctional is used in {len(widths)} places whose ranges differ, so that one "
+            f"scale cannot serve them ({seen}): give each place a FloatFunctional of its own"
         )
+
+
+OPERATIONS = ("add", "add_relu", "add_scalar", "cat", "matmul", "mul", "mul_scalar")
+
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _operation(method: _Method) -> _Method:
+    """A method that is one node of a graph where one is being traced."""
+
+    @wraps(method)
+    def call(self: QFunctional, x: Any, *others: Any, **named: Any) -> Any:
+        first = x[0] if isinstance(x, (list, tuple)) and x else x
+        if isinstance(first, Proxy) or (others and isinstance(others[0], Proxy)):
+            return self.as_fx_node(method.__name__, x, *others, **named)
+        return method(self, x, *others, **named)
+
+    return cast(_Method, call)
 
 
 @register_quantized
@@ -106,60 +126,76 @@ class QFunctional(StaticModule):
 
     kind = "functional"
 
-    def forward(self, x: QTensor) -> QTensor:
-        """Raise: a QFunctional is used by its methods."""
-        raise InputError(f"{self.where()} has no forward: call add, mul, cat, add_relu, matmul ... on it")
+    def __init__(self, path: str = "", *, seen: bool = True, limits: Sequence[int] = (0, 255)) -> None:
+        super().__init__(path, limits=(limits[0], limits[1]))
+        self.seen = seen
 
+    def forward(self, operation: str, *inputs: Any, **named: Any) -> QTensor:
+        """The operation of that name: how a graph calls the methods."""
+        if operation not in OPERATIONS:
+            raise InputError(f"{self.where()} has no operation {operation!r}, only {', '.join(OPERATIONS)}")
+        result: QTensor = getattr(self, operation)(*inputs, **named)
+        return result
+
+    @_operation
     def add(self, x: QTensor, y: QTensor) -> QTensor:
         """The sum, with broadcasting."""
-        return self._add(x, y, self.limits[0])
+        return self._combine(elementwise.add, x, y)
 
+    @_operation
     def add_relu(self, x: QTensor, y: QTensor) -> QTensor:
         """The sum, negative values cut off."""
         self._check(x, y)
-        return self._add(x, y, max(self.limits[0], self.output.scalars[1]))
+        return self._combine(elementwise.add, x, y, max(self.limits[0], self.output.scalars[1]))
 
-    def _add(self, x: QTensor, y: QTensor, lower: int) -> QTensor:
-        self._check(x, y)
-        out = (*self.output.scalars, lower, self.limits[1])
-        return self.give(elementwise.add(x.data, *x.qparams.scalars, y.data, *y.qparams.scalars, *out))
-
+    @_operation
     def mul(self, x: QTensor, y: QTensor) -> QTensor:
         """The product, element by element, with broadcasting."""
-        self._check(x, y)
-        out = (*self.output.scalars, *self.limits)
-        return self.give(elementwise.mul(x.data, *x.qparams.scalars, y.data, *y.qparams.scalars, *out))
+        return self._combine(elementwise.mul, x, y)
 
+    @_operation
     def matmul(self, x: QTensor, y: QTensor) -> QTensor:
-        """The product of matrices."""
-        self._check(x, y)
-        out = (*self.output.scalars, *self.limits)
-        return self.give(matmul(x.data, *x.qparams.scalars, y.data, *y.qparams.scalars, *out))
+        """The product of matrices, `(..., M, K)` by `(..., K, N)`."""
+        return self._combine(matmul, x, y)
 
+    def _combine(
+        self, function: Callable[..., Tensor], x: QTensor, y: QTensor, lower: int | None = None
+    ) -> QTensor:
+        self._check(x, y)
+        low, high = self.limits
+        params = (*x.qparams.scalars, *y.qparams.scalars, *self.output.scalars)
+        return self.give(function(x.data, y.data, *params, low if lower is None else lower, high))
+
+    @_operation
     def cat(self, x: Sequence[QTensor], dim: int = 0) -> QTensor:
         """The parts one after the other, each with this module's parameters."""
         self._check(*x)
+        scales, zero_points = zip(*(part.qparams.scalars for part in x), strict=True)
         parts = [part.data for part in x]
-        params = [part.qparams.scalars for part in x]
-        return self.give(elementwise.concatenate(parts, params, dim, *self.output.scalars, *self.limits))
+        return self.give(
+            elementwise.concatenate(parts, scales, zero_points, dim, *self.output.scalars, *self.limits)
+        )
 
+    @_operation
     def add_scalar(self, x: QTensor, y: float) -> QTensor:
-        """The sum with a number."""
+        """The sum with a number: the zero point moves, and what then lies beyond the type is cut off."""
         self.check_quantized(x)
         return elementwise.add_scalar(x, y)
 
+    @_operation
     def mul_scalar(self, x: QTensor, y: float) -> QTensor:
-        """The product with a number."""
+        """The product with a number: the scale changes, the integers do not, but for a negative number."""
         self.check_quantized(x)
         return elementwise.mul_scalar(x, y)
 
     def _check(self, *inputs: Any) -> None:
         for number, x in enumerate(inputs):
-            self.check_quantized(x, f"operand {number + 1}")
+            if type(x) is not QTensor or self.training or x.qparams.axis is not None:
+                self.check_quantized(x, f"operand {number + 1}")
         if self._buffers["scale"] is None:
             raise InputError(
-                f"{self.where()} saw no data before convert, so that its output has no scale: run the prepared "
-                "model on data that passes here"
+                f"{self.where()} saw no data before convert, so that its output has no scale: run the "
+                "prepared model on data that passes here"
             )
 
     def config(self) -> dict[str, Any]:
@@ -170,10 +206,6 @@ class QFunctional(StaticModule):
     def from_config(cls, config: dict[str, Any]) -> QFunctional:
         """An empty module."""
         return cls(**config)
-
-    def __init__(self, path: str = "", *, seen: bool = True, limits: Sequence[int] = (0, 255)) -> None:
-        super().__init__(path, limits=(limits[0], limits[1]))
-        self.seen = seen
 
     def state_spec(self) -> StateSpec:
         """`scale` and `zero_point`, unless only `add_scalar` and `mul_scalar` were used."""

@@ -144,7 +144,7 @@ class QuantizedModule(nn.Module):
 
     def as_fx_node(self, *inputs: Any, **named: Any) -> Any:
         """What `forward` gives for proxies of `torch.fx`: one node, as for torch's own modules."""
-        tracer = next(x for x in tree_leaves((inputs, named)) if isinstance(x, Proxy)).tracer
+        tracer: Any = next(x for x in tree_leaves((inputs, named)) if isinstance(x, Proxy)).tracer
         return tracer.create_proxy("call_module", tracer.path_of_module(self), inputs, named)
 
     def refuse_gradient(self, x: Tensor, y: Tensor) -> Tensor:

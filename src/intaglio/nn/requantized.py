@@ -8,7 +8,7 @@ static. May import static, quantized, qtensor and errors.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, cast
+from typing import Any
 
 from torch import Tensor, nn
 from torch.fx import Proxy
@@ -70,7 +70,7 @@ class RequantizedLayer(StaticModule):
     @property
     def inner(self) -> QuantizedModule:
         """The layer."""
-        return cast(QuantizedModule, self.layer)
+        return self.layer
 
     @classmethod
     def from_config(cls, config: dict[str, Any]) -> RequantizedLayer:

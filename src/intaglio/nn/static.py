@@ -32,8 +32,8 @@ def clamped_limits(output: QParams, low: float | None, high: float | None) -> tu
 class StaticModule(QuantizedModule):
     """Base of the modules that take and give `QTensor`s.
 
-    `limits` are the smallest and the largest integer of the output's type: 0 and 255, or 1 and 255 where it is
-    symmetric.
+    `limits` are the smallest and the largest integer of the output's type: 0 and 255, or 1 and 255 where it
+    is symmetric.
     """
 
     scale: Tensor
@@ -66,7 +66,7 @@ class StaticModule(QuantizedModule):
         return QTensor(data, self.output)
 
     def check_quantized(self, x: Any, name: str = "input") -> None:
-        """Raise `InputError`, naming the layer and the remedy, unless `x` is a `QTensor` of uint8 per tensor."""
+        """Raise `InputError`, naming the layer and the remedy, unless `x` is a uint8 `QTensor` per tensor."""
         if self.training:
             raise InputError(
                 f"{self.where()} is quantized for inference but in training mode: call model.eval()"

@@ -31,7 +31,7 @@ _Self = TypeVar("_Self", bound="StaticProduct")
 class StaticProduct(StaticModule):
     """A layer with an int8 weight per output channel.
 
-    `clamp` are the integers between which an activation keeps the output, the output's limits if there is none.
+    `clamp` are the integers between which an activation keeps the output; without one, the output's limits.
     """
 
     packed: Tensor

@@ -1,4 +1,4 @@
-"""Where a model's values become integers and real numbers again: stubs in the float model, and what they become.
+"""Where a model's values become integers and real numbers again: stubs, and what they are converted to.
 
 `QuantStub` and `DeQuantStub` mark the places by hand; in the float model they do nothing. May import ops,
 rules, static, qtensor and errors.
