@@ -24,7 +24,7 @@ from intaglio.qparams import FLOAT16, INT8, PerRow, QParams, quantize
 from intaglio.qtensor import QTensor
 from intaglio.rules import Example, OpRule, register_rule
 
-__all__ = ["DynamicLinear", "quantize_weight"]
+__all__ = ["DynamicLinear", "check_finite", "quantize_weight"]
 
 _float32 = torch.float32
 
@@ -33,12 +33,21 @@ BLOCK_VALUES = 1 << 18
 """Weights are quantized this many at a time: temporaries stay in the cache, and small beside a layer."""
 
 
+def check_finite(weight: Tensor, path: str) -> None:
+    """Raise `ConfigError` for a weight that holds NaN or infinity, which an observer would pass over."""
+    if weight.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(weight))).all()):
+        raise ConfigError(
+            f"'{path}': its weight holds NaN or infinity and cannot be quantized: mend the weight"
+        )
+
+
 def quantize_weight(weight: Tensor, qconfig: QConfig, path: str) -> tuple[Tensor, Tensor]:
     """The int8 form of a weight and one float32 scale for each index of axis 0, as `qconfig.weight` says.
 
     `ConfigError`, naming the module, for a weight that is not finite or an observer that is not symmetric.
     """
     weight = weight.detach().to(torch.float32)
+    check_finite(weight, path)
     observer = qconfig.weight()
     observer(weight)
     try:
