@@ -49,22 +49,9 @@ def test_per_channel_of_a_vector_and_of_nothing() -> None:
     observer = PerChannelMinMaxObserver()
     observer(torch.tensor([1.0, -2.0, 0.0]))
     assert observer.choose().scale.shape == (3,)
-    for empty in (PerChannelMinMaxObserver(), MinMaxObserver()):
-        empty(torch.empty(3, 0))
-        assert bool(torch.isfinite(empty.choose().scale).all())
-
-
-@pytest.mark.parametrize("observer", [MinMaxObserver(), PerChannelMinMaxObserver()])
-@pytest.mark.parametrize("wrong", [torch.nan, torch.inf, -torch.inf])
-def test_what_is_not_finite_is_found_whenever_it_came(observer: MinMaxObserver, wrong: float) -> None:
-    # pytorch/pytorch#100051: one infinity made every later scale infinite, in silence.
-    observer = copy.deepcopy(observer)
-    x = torch.randn(2, 3)
-    x[1, 1] = wrong
-    observer(x)
-    observer(torch.randn(2, 3))
-    with pytest.raises(ConfigError, match="NaN or infinity"):
-        observer.choose()
+    empty = PerChannelMinMaxObserver()
+    empty(torch.empty(3, 0))
+    assert bool(torch.isfinite(empty.choose().scale).all())
 
 
 def test_symmetry_follows_the_scheme_or_else_the_dtype() -> None:
@@ -156,11 +143,3 @@ def test_weights_are_per_channel_and_use_every_bit() -> None:
 )
 def test_each_dtype_has_its_preset(dtype: torch.dtype, expected: QConfig) -> None:
     assert dynamic_qconfig_of(dtype) is expected
-
-
-def test_names_that_users_bring_along_are_here() -> None:
-    import torch.ao.quantization as legacy
-
-    names = [name for name in intaglio.__all__ if name.endswith(("dynamic_qconfig", "Observer", "_4bit"))]
-    ours = {"per_tensor_dynamic_qconfig", "PerChannelMSEObserver"}
-    assert {name for name in names if not hasattr(legacy, name)} == ours

@@ -1,58 +1,171 @@
 """`QConfig`: how a layer's activations and weights are to be quantized; and the named presets.
 
-Legacy names and meaning, with the faults mended: every weight is per channel and no preset gives up a
-bit (`reduce_range` is never needed). May import observer, qparams and errors.
+Legacy names and meaning, with the faults mended: every weight that is multiplied is per channel unless the
+name says otherwise, and no preset gives up a bit (`reduce_range` is never needed). May import observer,
+qparams and errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
+from torch import nn
 
 from intaglio.errors import ConfigError
 from intaglio.observer import (
-    ObserverBase,
-    PerChannelMinMaxObserver,
-    PerChannelMSEObserver,
+    HistogramObserver,
+    MinMaxObserver,
+    NoopObserver,
     PlaceholderObserver,
+    default_debug_observer,
+    default_float_qparams_observer,
+    default_float_qparams_observer_4bit,
+    default_observer,
+    default_per_channel_weight_observer,
+    default_reuse_input_observer,
+    default_weight_observer,
 )
 from intaglio.qparams import FLOAT16, INT8, UINT4, UINT8, PerTensor, QuantizedType, parse_dtype
 
 __all__ = [
     "QConfig",
+    "QConfigAny",
+    "default_debug_qconfig",
     "default_dynamic_qconfig",
+    "default_per_channel_qconfig",
+    "default_per_channel_symmetric_qnnpack_qconfig",
+    "default_qconfig",
+    "default_quint8_weight_qconfig",
+    "default_reuse_input_qconfig",
+    "default_symmetric_qnnpack_qconfig",
     "dynamic_qconfig_of",
     "float16_dynamic_qconfig",
+    "float16_static_qconfig",
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
+    "get_default_qconfig",
     "per_channel_dynamic_qconfig",
     "per_tensor_dynamic_qconfig",
+    "qconfig_equals",
 ]
 
 
-class QConfig(NamedTuple):
+class _Recipes(NamedTuple):
+    activation: Callable[..., Any]
+    weight: Callable[..., Any]
+
+
+class QConfig(_Recipes):
     """Two factories of observers, one for activations and one for weights.
 
+    Raises `ConfigError` for an observer that is made already: each layer needs its own.
+
+    >>> from intaglio.observer import PerChannelMinMaxObserver
     >>> QConfig(PlaceholderObserver.with_args(), PerChannelMinMaxObserver.with_args()).weight().dtype.name
     'int8'
     """
 
-    activation: Callable[..., ObserverBase]
-    weight: Callable[..., ObserverBase]
+    __slots__ = ()
+
+    def __new__(cls, activation: Callable[..., Any], weight: Callable[..., Any]) -> QConfig:
+        """Check that both are factories."""
+        for role, recipe in (("activation", activation), ("weight", weight)):
+            if isinstance(recipe, nn.Module) or not callable(recipe):
+                name = type(recipe).__name__
+                raise ConfigError(
+                    f"QConfig got {name} as its {role}: pass a class or {name}.with_args(...), from which "
+                    "each layer gets an observer of its own"
+                )
+        return super().__new__(cls, activation, weight)
 
 
-_per_channel = PerChannelMinMaxObserver.with_args(dtype=INT8, qscheme=torch.per_channel_symmetric)
+QConfigAny = QConfig | None
+"""A qconfig, or None: not quantized."""
 
-default_dynamic_qconfig = QConfig(PlaceholderObserver.with_args(dtype=UINT8), _per_channel)
+
+def qconfig_equals(first: QConfigAny, second: QConfigAny) -> bool:
+    """Whether two qconfigs make the same observers with the same arguments; None equals only None.
+
+    >>> qconfig_equals(get_default_qconfig("x86"), get_default_qconfig("fbgemm"))
+    True
+    """
+    if first is None or second is None:
+        return first is second
+    return tuple(first) == tuple(second)
+
+
+default_qconfig = QConfig(default_observer, default_weight_observer)
+"""uint8 activations from smallest to largest, int8 weights with one scale for all channels."""
+
+default_debug_qconfig = QConfig(default_debug_observer, default_weight_observer)
+"""Keeps every activation, for debugging."""
+
+default_per_channel_qconfig = QConfig(default_observer, default_per_channel_weight_observer)
+"""uint8 activations from smallest to largest, int8 weights per output channel."""
+
+default_quint8_weight_qconfig = QConfig(
+    HistogramObserver.with_args(dtype=UINT8), MinMaxObserver.with_args(dtype=UINT8)
+)
+"""For PReLU: its weight in uint8."""
+
+default_reuse_input_qconfig = QConfig(default_reuse_input_observer, NoopObserver)
+"""For ops that only move values."""
+
+_least_squares = HistogramObserver.with_args(dtype=UINT8, qscheme=torch.per_tensor_affine)
+_symmetric = HistogramObserver.with_args(dtype=UINT8, qscheme=torch.per_tensor_symmetric)
+
+default_symmetric_qnnpack_qconfig = QConfig(_symmetric, default_weight_observer)
+"""Activations of zero point 128 and limits 1..255, which is int8 as ARM wants it; weights per tensor."""
+
+default_per_channel_symmetric_qnnpack_qconfig = QConfig(_symmetric, default_per_channel_weight_observer)
+"""Activations of zero point 128 and limits 1..255, which is int8 as ARM wants it; weights per channel."""
+
+_BACKENDS = {
+    "x86": QConfig(_least_squares, default_per_channel_weight_observer),
+    "fbgemm": QConfig(_least_squares, default_per_channel_weight_observer),
+    "onednn": QConfig(_least_squares, default_per_channel_weight_observer),
+    "qnnpack": default_per_channel_symmetric_qnnpack_qconfig,
+}
+
+
+def get_default_qconfig(backend: str = "x86", version: int = 0) -> QConfig:
+    """The preset for static quantization on a kind of CPU.
+
+    Activations by least squared error (`HistogramObserver`) in all 256 integers, int8 weights per output
+    channel. `qnnpack` takes symmetric activations. Every preset runs on every CPU, with the same bits.
+    Raises `ConfigError` for another backend or a version that is not 0.
+
+    Parameters
+    ----------
+    backend : {'x86', 'fbgemm', 'qnnpack', 'onednn'}
+    version : {0}
+
+    Examples
+    --------
+    >>> get_default_qconfig("qnnpack").activation().symmetric
+    True
+    """
+    if backend not in _BACKENDS:
+        raise ConfigError(
+            f"no default qconfig for the backend {backend!r}: use one of {', '.join(_BACKENDS)}"
+        )
+    if version != 0:
+        raise ConfigError(f"get_default_qconfig has no version {version!r}: use 0")
+    return _BACKENDS[backend]
+
+
+default_dynamic_qconfig = QConfig(
+    PlaceholderObserver.with_args(dtype=UINT8), default_per_channel_weight_observer
+)
 """int8 weights per output channel, uint8 activations per row."""
 
 per_channel_dynamic_qconfig = default_dynamic_qconfig
 """The same: weights are always per channel."""
 
 per_tensor_dynamic_qconfig = QConfig(
-    PlaceholderObserver.with_args(dtype=UINT8, granularity=PerTensor()), _per_channel
+    PlaceholderObserver.with_args(dtype=UINT8, granularity=PerTensor()), default_per_channel_weight_observer
 )
 """int8 weights per output channel, one range for all of a layer's activations (what the legacy did)."""
 
@@ -61,15 +174,19 @@ float16_dynamic_qconfig = QConfig(
 )
 """float16 weights, computed in float32."""
 
+float16_static_qconfig = QConfig(
+    PlaceholderObserver.with_args(dtype=FLOAT16, is_dynamic=False),
+    PlaceholderObserver.with_args(dtype=FLOAT16, is_dynamic=False),
+)
+"""float16 weights, computed in float32; activations are not quantized."""
+
 float_qparams_weight_only_qconfig = QConfig(
-    PlaceholderObserver.with_args(dtype=UINT8),
-    PerChannelMinMaxObserver.with_args(dtype=UINT8, qscheme=torch.per_channel_affine_float_qparams),
+    PlaceholderObserver.with_args(dtype=UINT8), default_float_qparams_observer
 )
 """Embeddings of 8 bit: scale and offset for each row."""
 
 float_qparams_weight_only_qconfig_4bit = QConfig(
-    PlaceholderObserver.with_args(dtype=UINT8),
-    PerChannelMSEObserver.with_args(dtype=UINT4, qscheme=torch.per_channel_affine_float_qparams),
+    PlaceholderObserver.with_args(dtype=UINT8), default_float_qparams_observer_4bit
 )
 """Embeddings of 4 bit: scale and offset for each row, of the range that has the least squared error."""
 

@@ -16,6 +16,7 @@ from intaglio.errors import ConfigError
 
 __all__ = [
     "FLOAT16",
+    "FLOAT32",
     "INT8",
     "UINT4",
     "UINT8",
@@ -25,6 +26,7 @@ __all__ = [
     "PerTensor",
     "QParams",
     "QuantizedType",
+    "as_uint8",
     "choose_qparams",
     "choose_row_params",
     "dequantize",
@@ -41,7 +43,7 @@ SMALLEST_RANGE = 2.0**-118
 class QuantizedType:
     """A type of stored values: its name, its limits, and the torch dtype that holds it.
 
-    `quant_min` and `quant_max` are both 0 for `float16`, which is stored, not quantized.
+    `quant_min` and `quant_max` are both 0 for `float16` and `float32`, which are stored, not quantized.
     """
 
     name: str
@@ -57,6 +59,8 @@ INT8 = QuantizedType("int8", -128, 127, torch.int8)
 UINT8 = QuantizedType("uint8", 0, 255, torch.uint8)
 UINT4 = QuantizedType("uint4", 0, 15, torch.uint8)
 FLOAT16 = QuantizedType("float16", 0, 0, torch.float16)
+FLOAT32 = QuantizedType("float32", 0, 0, torch.float32)
+"""What stays as it is; only placeholders have it, and `parse_dtype` does not know it."""
 
 # Legacy spellings are compared by name, so that nothing breaks when torch drops the dtypes themselves.
 _TYPES_BY_NAME = {
@@ -177,29 +181,51 @@ def choose_qparams(
     *,
     symmetric: bool = False,
     axis: int | None = None,
+    quant_min: int | None = None,
+    quant_max: int | None = None,
+    smallest_scale: float = 0.0,
 ) -> QParams:
     """Parameters that represent the range `low..high`, zero included.
 
     Symmetric: `scale = max(-low, high) / quant_max`, zero point 0 (the middle for an unsigned type) and
     integers of equal reach both ways. Affine: `scale = (high - low) / (quant_max - quant_min)`. Both in
-    float32. `low` and `high` are 0-dim, or one value for each index of `axis`. Raises `ConfigError` if a
-    limit is not finite, or if an affine range is wider than float32 can hold.
+    float32. `low` and `high` are 0-dim, or one value for each index of `axis`. `quant_min` and `quant_max`
+    are those of `dtype`, or narrower ones; a scale below `smallest_scale` counts as that. Raises
+    `ConfigError` if a limit is not finite, or if an affine range is wider than float32 can hold.
     """
     if not bool(torch.isfinite(low).all() and torch.isfinite(high).all()):
         raise ConfigError("a range that holds NaN or infinity cannot be quantized")
     low, high = torch.clamp(low, max=0.0), torch.clamp(high, min=0.0)
-    steps = dtype.quant_max - dtype.quant_min
+    least = dtype.quant_min if quant_min is None else quant_min
+    most = dtype.quant_max if quant_max is None else quant_max
     if symmetric:
-        reach = steps // 2
-        middle = 0 if dtype.quant_min < 0 else dtype.quant_max - reach
-        scale = torch.clamp(torch.maximum(-low, high), min=SMALLEST_RANGE) / reach
+        reach = min(-least, most) if least < 0 else (most - least) // 2
+        middle = 0 if least < 0 else most - reach
+        smallest = max(SMALLEST_RANGE, smallest_scale * reach)
+        scale = torch.clamp(torch.maximum(-low, high), min=smallest) / reach
         zero_point = torch.full_like(scale, middle, dtype=torch.int32)
         return QParams(scale, zero_point, dtype, axis, middle - reach, middle + reach)
-    span = torch.clamp(high - low, min=SMALLEST_RANGE)
+    steps = most - least
+    span = torch.clamp(high - low, min=max(SMALLEST_RANGE, smallest_scale * steps))
     if not bool(torch.isfinite(span).all()):
         raise ConfigError("a range wider than the largest float32 cannot be quantized")
-    zero_point = dtype.quant_min + torch.round(-low * (torch.full_like(span, steps) / span)).to(torch.int32)
-    return QParams(span / steps, zero_point, dtype, axis)
+    zero_point = least + torch.round(-low * (torch.full_like(span, steps) / span)).to(torch.int32)
+    return QParams(span / steps, zero_point, dtype, axis, quant_min, quant_max)
+
+
+def as_uint8(qparams: QParams) -> QParams:
+    """The same real numbers in uint8: what `int8` holds as `q`, `uint8` holds as `q + 128`.
+
+    >>> found = as_uint8(QParams(torch.tensor(0.5), torch.tensor(0), INT8, quant_min=-127, quant_max=127))
+    >>> int(found.zero_point), found.limits()
+    (128, (1, 255))
+    """
+    if qparams.dtype is UINT8:
+        return qparams
+    if qparams.dtype is not INT8:
+        raise ConfigError(f"{qparams.dtype} parameters have no uint8 form: use int8 or uint8")
+    low, high = qparams.limits()
+    return QParams(qparams.scale, qparams.zero_point + 128, UINT8, qparams.axis, low + 128, high + 128)
 
 
 def choose_row_params(low: Tensor, high: Tensor, dtype: QuantizedType) -> tuple[Tensor, Tensor]:

@@ -16,8 +16,7 @@ from intaglio.demo.checkpoints import fill_model, read_checkpoint
 __all__ = ["CHARACTERS", "Recogniser", "decode", "load_recogniser"]
 
 CHARACTERS = (
-    "0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ €"
-    "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
+    "0123456789!\"#$%&'()*+,-./:;<=>?@[\\]^_`{|}~ €ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 )
 """What classes 1, 2, ... stand for; class 0 is CTC's blank."""
 

@@ -16,7 +16,8 @@ from torch.fx import Proxy
 
 from intaglio.errors import ConfigError, InputError
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
-from intaglio.observer import MinMaxObserver
+from intaglio.nn.weights import check_finite
+from intaglio.observer import UniformQuantizationObserverBase
 from intaglio.ops.embedding import (
     bytes_of_row,
     pack_table,
@@ -46,11 +47,12 @@ def quantize_table(weight: Tensor, qconfig: QConfig, path: str) -> tuple[dict[st
     """
     weight = weight.detach().to(torch.float32)
     observer = qconfig.weight()
-    if not isinstance(observer, MinMaxObserver):
+    if not isinstance(observer, UniformQuantizationObserverBase):
         raise ConfigError(
             f"'{path}': its qconfig's weight observer is {type(observer).__name__}: an embedding needs one "
             "that finds a range, such as that of intaglio.float_qparams_weight_only_qconfig"
         )
+    check_finite(weight, path)
     observer(weight)
     low, high = (limit.expand(len(weight)) for limit in observer.range())
     dtype, bits = (UINT4, 4) if observer.dtype is UINT4 else (UINT8, 8)

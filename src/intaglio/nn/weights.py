@@ -11,10 +11,18 @@ from intaglio.errors import ConfigError
 from intaglio.qconfig import QConfig
 from intaglio.qparams import INT8, quantize
 
-__all__ = ["quantize_weight"]
+__all__ = ["check_finite", "quantize_weight"]
 
 BLOCK_VALUES = 1 << 18
 """Weights are quantized this many at a time: temporaries stay in the cache, and small beside a layer."""
+
+
+def check_finite(weight: Tensor, path: str) -> None:
+    """Raise `ConfigError` for a weight that holds NaN or infinity, which an observer would pass over."""
+    if weight.numel() and not bool(torch.isfinite(torch.stack(torch.aminmax(weight))).all()):
+        raise ConfigError(
+            f"'{path}': its weight holds NaN or infinity and cannot be quantized: mend the weight"
+        )
 
 
 def quantize_weight(weight: Tensor, qconfig: QConfig, path: str) -> tuple[Tensor, Tensor]:
@@ -23,6 +31,7 @@ def quantize_weight(weight: Tensor, qconfig: QConfig, path: str) -> tuple[Tensor
     `ConfigError`, naming the module, for a weight that is not finite or an observer that is not symmetric.
     """
     weight = weight.detach().to(torch.float32)
+    check_finite(weight, path)
     observer = qconfig.weight()
     observer(weight)
     try:
