@@ -73,42 +73,55 @@ struct StaticOutput {
   int64_t offset(int64_t i) const { return place == nullptr ? i * stride : place[i]; }
 };
 
-template <int MR, int NV>
+template <int MR, int NV, EpilogueForm kForm>
 __attribute__((noinline)) void static_tile(const RowRuns& rows, int64_t row, const int8_t* weight,
                                            const PanelRequantizer& panel, const StaticOutput& output) {
   I acc[MR][NV];
   accumulate_runs<MR, NV>(rows, row, weight, panel.first, acc);
-  const StaticOutput to = output;  // a copy: stores to c could alias the original's fields
-  const RequantizeConstants constants(panel);
+  int64_t at[MR];
 #pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) {
-    const int64_t at = to.offset(row + i);
-    requantize_vectors<NV>(acc[i], panel, constants, to.c + at, at);
-  }
+  for (int i = 0; i < MR; ++i) at[i] = output.offset(row + i);
+  requantize_tile<MR, NV, kForm>(acc, panel, output.c, at);
 }
 
 using StaticTile = void (*)(const RowRuns&, int64_t, const int8_t*, const PanelRequantizer&,
                             const StaticOutput&);
 
-template <int NV, int MR = kTileRows[NV]>
+// Sums that may exceed the bound are rare: lower tiles are fast enough, and less code.
+template <int NV, EpilogueForm kForm>
+constexpr int kStaticRows = kForm == EpilogueForm::kAny && kTileRows[NV] > 2 ? 2 : kTileRows[NV];
+
+template <int NV, EpilogueForm kForm, int MR = kStaticRows<NV, kForm>>
 StaticTile static_tile_of(int64_t rows) {
   if constexpr (MR == 1) {
-    return static_tile<1, NV>;
+    return static_tile<1, NV, kForm>;
   } else {
-    return rows == MR ? static_tile<MR, NV> : static_tile_of<NV, MR - 1>(rows);
+    return rows == MR ? static_tile<MR, NV, kForm> : static_tile_of<NV, kForm, MR - 1>(rows);
   }
 }
 
+template <EpilogueForm kForm>
 StaticTile choose_static_tile(int64_t vectors, int64_t rows) {
   switch (vectors) {
     case 1:
-      return static_tile_of<1>(rows);
+      return static_tile_of<1, kForm>(rows);
     case 2:
-      return static_tile_of<2>(rows);
+      return static_tile_of<2, kForm>(rows);
     case 3:
-      return static_tile_of<3>(rows);
+      return static_tile_of<3, kForm>(rows);
     default:
-      return static_tile_of<4>(rows);
+      return static_tile_of<4, kForm>(rows);
+  }
+}
+
+StaticTile choose_static_tile(EpilogueForm form, int64_t vectors, int64_t rows) {
+  switch (form) {
+    case EpilogueForm::kPlain:
+      return choose_static_tile<EpilogueForm::kPlain>(vectors, rows);
+    case EpilogueForm::kResidual:
+      return choose_static_tile<EpilogueForm::kResidual>(vectors, rows);
+    default:
+      return choose_static_tile<EpilogueForm::kAny>(vectors, rows);
   }
 }
 
@@ -143,17 +156,19 @@ void gemm_static(const GemmStaticArgs& args) noexcept {
   for (int64_t p = args.panel_begin; p < args.panel_end; ++p) {
     const Panel panel = panel_of(layout, args.packed, p);
     const PanelRequantizer requantizer(args.requantize, panel.first_column, panel.columns, args.zero_point,
-                                       panel.column_sum);
+                                       panel.column_sum, layout.k_padded);
     const StaticOutput output{args.c + panel.first_column, args.place, args.c_stride};
     const int64_t vectors = panel.width / kLanes;
-    // Tiles of even height, as in gemm_panel.
-    const int64_t tiles = (args.m + kTileRows[vectors] - 1) / kTileRows[vectors];
+    // Tiles of even height, as in gemm_panel: at most two heights, the taller first.
+    const int64_t most = requantizer.form == EpilogueForm::kAny ? 2 : kTileRows[vectors];
+    const int64_t tiles = (args.m + most - 1) / most;
+    const int64_t height = args.m / tiles, taller = args.m % tiles;
     int64_t row = 0;
-    for (int64_t t = 0; t < tiles; ++t) {
-      const int64_t count = (args.m - row + tiles - t - 1) / (tiles - t);
-      choose_static_tile(vectors, count)(rows, row, panel.weight, requantizer, output);
-      row += count;
-    }
+    StaticTile tile = choose_static_tile(requantizer.form, vectors, taller > 0 ? height + 1 : height);
+    for (int64_t t = 0; t < taller; ++t, row += height + 1)
+      tile(rows, row, panel.weight, requantizer, output);
+    if (taller > 0) tile = choose_static_tile(requantizer.form, vectors, height);
+    for (; row < args.m; row += height) tile(rows, row, panel.weight, requantizer, output);
   }
 }
 

@@ -1,13 +1,17 @@
 // int32 sums to u8 with fixed parameters: the epilogue of the static kernels (struct Requantize).
 //
-// Only y's upper bound is kept: what lies below -2^31 converts to the smallest int32, and saturation does
-// the rest, as it does for everything between 2^20 and the bound.
+// Where no sum can come near the bounds of an int32, the formula's bounds of 2^20 are left out: saturation
+// does the same.
 #pragma once
 
 namespace intaglio {
 namespace {
 
 constexpr float kLargestSum = 0x1p30f;
+constexpr float kFarthest = 0x1p20f;
+
+// What a tile has to do: kPlain and kResidual cannot exceed the bound; kAny may, with or without a residual.
+enum class EpilogueForm { kPlain, kResidual, kAny };
 
 // The parameters of up to four vectors of output channels, padded to whole vectors.
 struct PanelRequantizer {
@@ -20,9 +24,11 @@ struct PanelRequantizer {
   float residual_multiplier;
   const uint8_t* residual;  // of the first of these channels, or nullptr
   int columns;              // channels that exist
+  EpilogueForm form;
 
+  // Of the channels begin..begin+count-1 of `r`, and sums of k products.
   PanelRequantizer(const Requantize& r, int64_t begin, int64_t count, int32_t input_zero_point,
-                   const int32_t* column_sum)
+                   const int32_t* column_sum, int64_t k)
       : zero_point(r.zero_point),
         lower(r.lower),
         upper(r.upper),
@@ -31,58 +37,85 @@ struct PanelRequantizer {
         residual(r.residual == nullptr ? nullptr : r.residual + begin),
         columns(static_cast<int>(count)) {
     const I input_zero = set_int(input_zero_point);
+    const F largest = set(255.0f * 128.0f * static_cast<float>(k)), none = set(0.0f);
+    F most = none;
     for (int j = 0; j < columns; j += kLanes) {
       const int n = columns - j < kLanes ? columns - j : kLanes;
+      const F m = load_n(r.multiplier + begin + j, n), o = load_n(r.offset + begin + j, n);
       store_int(first + j, sub_int(set_int(0), mul_int(input_zero, load_int(column_sum + j))));
-      store(multiplier + j, load_n(r.multiplier + begin + j, n));
-      store(offset + j, load_n(r.offset + begin + j, n));
+      store(multiplier + j, m);
+      store(offset + j, o);
+      most = max(most, fma(max(m, sub(none, m)), largest, max(o, sub(none, o))));
     }
+    const float slope = residual_multiplier < 0.0f ? -residual_multiplier : residual_multiplier;
+    const bool bounded = reduce_max(most) + 255.0f * (residual == nullptr ? 0.0f : slope) < kLargestSum;
+    form = residual == nullptr ? EpilogueForm::kPlain : EpilogueForm::kResidual;
+    if (!bounded) form = EpilogueForm::kAny;
   }
 };
 
-// What the epilogue of a tile keeps in registers.
-struct RequantizeConstants {
-  F largest, residual_multiplier;
-  I zero, residual_zero;
-  Bytes lower, upper;
-  explicit RequantizeConstants(const PanelRequantizer& p)
-      : largest(set(kLargestSum)),
-        residual_multiplier(set(p.residual_multiplier)),
-        zero(set_words(p.zero_point)),
-        residual_zero(set_int(p.residual_zero_point)),
-        lower(set_bytes(p.lower)),
-        upper(set_bytes(p.upper)) {}
-};
+// One pixel's sums to u8, whatever the panel asks for. `at` is the byte of the pixel behind `to` and behind
+// the residual.
+__attribute__((noinline)) void requantize_any(const int32_t* sums, int64_t vectors,
+                                              const PanelRequantizer& panel, uint8_t* to, int64_t at) {
+  const uint8_t* residual = panel.residual;
+  const I zero = set_int(panel.zero_point), lower = set_int(panel.lower), upper = set_int(panel.upper);
+  for (int j = 0; j < vectors * kLanes; j += kLanes) {
+    const int left = panel.columns - j < kLanes ? panel.columns - j : kLanes;
+    F y = fma(to_float(load_int(sums + j)), load(panel.multiplier + j), load(panel.offset + j));
+    if (residual != nullptr) {
+      const F value =
+          sub(load_u8_n(residual + at + j, left), set(static_cast<float>(panel.residual_zero_point)));
+      y = fma(value, set(panel.residual_multiplier), y);
+    }
+    const F bounded = min(set(kFarthest), max(set(-kFarthest), y));
+    store_u8_n(to + at + j, min_int(upper, max_int(lower, add_int(to_int(bounded), zero))), left);
+  }
+}
 
-// NV vectors of sums of one pixel to `to`; the residual's bytes stand `at` bytes behind its start.
-template <int NV>
-inline __attribute__((always_inline)) void requantize_vectors(const I (&acc)[NV],
-                                                              const PanelRequantizer& panel,
-                                                              const RequantizeConstants& c, uint8_t* to,
-                                                              int64_t at) {
-  const bool whole = panel.columns == NV * kLanes;
-  F y[NV];
+// The sums of MR pixels and NV vectors of channels to u8. `at[i]` is the byte of pixel i behind `to` and
+// behind the residual.
+template <int MR, int NV, EpilogueForm kForm>
+inline __attribute__((always_inline)) void requantize_tile(I (&acc)[MR][NV], const PanelRequantizer& panel,
+                                                           uint8_t* to, const int64_t (&at)[MR]) {
+  if constexpr (kForm == EpilogueForm::kAny) {
+    int32_t sums[MR][NV * kLanes];
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
-  for (int j = 0; j < NV; ++j)
-    y[j] = fma(to_float(acc[j]), load(panel.multiplier + j * kLanes), load(panel.offset + j * kLanes));
-  if (panel.residual != nullptr) {
-    const uint8_t* r = panel.residual + at;
+      for (int j = 0; j < NV; ++j) store_int(sums[i] + j * kLanes, acc[i][j]);
+    for (int i = 0; i < MR; ++i) requantize_any(sums[i], NV, panel, to, at[i]);
+  } else {
+    const F residual_multiplier = set(panel.residual_multiplier);
+    const I residual_zero = set_int(panel.residual_zero_point);
+    const uint8_t* residual = panel.residual;
+    const int columns = panel.columns, tail = columns - (NV - 1) * kLanes;
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
-      const int left = panel.columns - j * kLanes;
-      const F value = left >= kLanes ? to_float(sub_int(load_u8_int(r + j * kLanes), c.residual_zero))
-                                     : sub(load_u8_n(r + j * kLanes, left), to_float(c.residual_zero));
-      y[j] = fma(value, c.residual_multiplier, y[j]);
+      const F multiplier = load(panel.multiplier + j * kLanes), offset = load(panel.offset + j * kLanes);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        F y = fma(to_float(acc[i][j]), multiplier, offset);
+        if constexpr (kForm == EpilogueForm::kResidual) {
+          const uint8_t* r = residual + at[i] + j * kLanes;
+          const F value = j + 1 < NV || tail == kLanes ? to_float(sub_int(load_u8_int(r), residual_zero))
+                                                       : sub(load_u8_n(r, tail), to_float(residual_zero));
+          y = fma(value, residual_multiplier, y);
+        }
+        acc[i][j] = to_int(y);
+      }
+    }
+    const I zero = set_words(panel.zero_point);
+    const Bytes lower = set_bytes(panel.lower), upper = set_bytes(panel.upper);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      const Bytes bytes = clamp_bytes(pack_bytes<NV>(acc[i], zero), lower, upper);
+      if (tail == kLanes)
+        store_bytes<NV>(to + at[i], bytes);
+      else
+        store_bytes_n(to + at[i], bytes, columns);
     }
   }
-  I q[NV];
-#pragma GCC unroll 4
-  for (int j = 0; j < NV; ++j) q[j] = to_int(min(y[j], c.largest));
-  const Bytes bytes = clamp_bytes(pack_bytes<NV>(q, c.zero), c.lower, c.upper);
-  if (whole)
-    store_bytes<NV>(to, bytes);
-  else
-    store_bytes_n(to, bytes, panel.columns);
 }
 
 }  // namespace
