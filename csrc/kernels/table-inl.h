@@ -14,6 +14,7 @@
 #include "gemm_half-inl.h"
 #include "layout-inl.h"
 #include "peak-inl.h"
+#include "pooling-inl.h"
 #include "quantize-inl.h"
 #include "recurrent-inl.h"
 

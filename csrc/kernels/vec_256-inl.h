@@ -60,6 +60,7 @@ inline void store_int(int32_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<I*
 inline I add_int(I a, I b) { return _mm256_add_epi32(a, b); }
 inline I sub_int(I a, I b) { return _mm256_sub_epi32(a, b); }
 inline I mul_int(I a, I b) { return _mm256_mullo_epi32(a, b); }
+inline I and_int(I a, I b) { return _mm256_and_si256(a, b); }
 inline I min_int(I a, I b) { return _mm256_min_epi32(a, b); }
 inline I max_int(I a, I b) { return _mm256_max_epi32(a, b); }
 template <int kBits>

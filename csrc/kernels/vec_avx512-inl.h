@@ -76,6 +76,7 @@ inline void store_int(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
 inline I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I sub_int(I a, I b) { return _mm512_sub_epi32(a, b); }
 inline I mul_int(I a, I b) { return _mm512_mullo_epi32(a, b); }
+inline I and_int(I a, I b) { return _mm512_and_si512(a, b); }
 inline I min_int(I a, I b) { return _mm512_min_epi32(a, b); }
 inline I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
 template <int kBits>

@@ -64,6 +64,7 @@ inline void store_int(int32_t* p, I v) { *p = v; }
 inline I add_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }
 inline I sub_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) - static_cast<uint32_t>(b)); }
 inline I mul_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b)); }
+inline I and_int(I a, I b) { return a & b; }
 inline I min_int(I a, I b) { return a < b ? a : b; }
 inline I max_int(I a, I b) { return a > b ? a : b; }
 template <int kBits>
