@@ -22,5 +22,6 @@ void bind_conv_static(nanobind::module_& m);
 void bind_embedding(nanobind::module_& m);
 void bind_layout(nanobind::module_& m);
 void bind_elementwise(nanobind::module_& m);
+void bind_pooling(nanobind::module_& m);
 
 }  // namespace intaglio

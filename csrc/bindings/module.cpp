@@ -12,4 +12,5 @@ NB_MODULE(_core, m) {
   intaglio::bind_embedding(m);
   intaglio::bind_layout(m);
   intaglio::bind_elementwise(m);
+  intaglio::bind_pooling(m);
 }

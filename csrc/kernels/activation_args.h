@@ -84,4 +84,22 @@ struct PairArgs {
   uint8_t* y;  // (rows, cols)
 };
 
+// ---- Pooling --------------------------------------------------------------------------------------
+
+// One row of outputs: of each column's taps that lie in the image, the largest, or the average
+//   clamp(rne(float(sum - taps * zero_point) * inverse) + zero_point, lower, upper),  taps * 255 < 2^31.
+// A column without taps gives 0, or the zero point.
+struct PoolRowArgs {
+  const uint8_t* x;                        // column 0 of the first row of taps
+  const uint8_t* x_end;                    // the end of what may be read
+  int64_t planes, rows;                    // of taps
+  int64_t plane_step, row_step, tap_step;  // bytes from one to the next
+  const int64_t* first;                    // (columns): bytes from `x` to the first tap of a row
+  const int64_t* taps;                     // (columns): taps in a row
+  int64_t columns, channels;
+  const float* inverse;  // (columns), averages only: 1 / divisor
+  OutputRange range;     // averages only: that of the input too
+  uint8_t* y;            // (columns, channels)
+};
+
 }  // namespace intaglio

@@ -15,6 +15,7 @@
 #include "gemm_static-inl.h"
 #include "layout-inl.h"
 #include "peak-inl.h"
+#include "pooling-inl.h"
 #include "quantize-inl.h"
 #include "recurrent-inl.h"
 

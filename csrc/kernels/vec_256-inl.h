@@ -60,6 +60,7 @@ inline void store_int(int32_t* p, I v) { _mm256_storeu_si256(reinterpret_cast<I*
 inline I add_int(I a, I b) { return _mm256_add_epi32(a, b); }
 inline I sub_int(I a, I b) { return _mm256_sub_epi32(a, b); }
 inline I mul_int(I a, I b) { return _mm256_mullo_epi32(a, b); }
+inline I and_int(I a, I b) { return _mm256_and_si256(a, b); }
 inline I min_int(I a, I b) { return _mm256_min_epi32(a, b); }
 inline I max_int(I a, I b) { return _mm256_max_epi32(a, b); }
 template <int kBits>
@@ -123,6 +124,24 @@ inline I spread_triples(I v) {
   const __m128i order = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
   const I parted = _mm256_setr_epi32(0, 1, 2, 2, 3, 4, 5, 5);
   return _mm256_shuffle_epi8(_mm256_permutevar8x32_epi32(v, parted), _mm256_broadcastsi128_si256(order));
+}
+// The bytes become mantissas of 2^23 + byte, from which 2^23 + zero is taken: no conversion is needed.
+struct StepZeros {
+  F even, odd;
+};
+inline StepZeros step_zeros(int32_t zero) {
+  return {set(0x1p23f + static_cast<float>(zero)), set(0x1p23f + 256.0f * static_cast<float>(zero))};
+}
+inline F mantissas(I bits, I mask) {
+  return _mm256_castsi256_ps(_mm256_or_si256(_mm256_and_si256(bits, mask), _mm256_set1_epi32(0x4b000000)));
+}
+inline void to_steps(I bytes, const StepZeros& zeros, F (&v)[4]) {
+  const I even = _mm256_set1_epi32(0xff), odd = _mm256_set1_epi32(0xff00);
+  const I upper = _mm256_srli_epi32(bytes, 16);
+  v[0] = sub(mantissas(bytes, even), zeros.even);
+  v[1] = sub(mantissas(bytes, odd), zeros.odd);
+  v[2] = sub(mantissas(upper, even), zeros.even);
+  v[3] = sub(mantissas(upper, odd), zeros.odd);
 }
 template <int kByte>
 inline I byte_of(I v) {
@@ -225,25 +244,13 @@ inline void store_quads(uint8_t* p, int64_t stride, const I (&v)[4]) {
   for (int i = 0; i < 4; ++i) put(4 + i, _mm256_extractf128_ps(t[i], 1));
 }
 
-// ---- Tables of 256 bytes: a shuffle for each sixteen entries, to which other indices are out of range ----
-template <bool>
-class ByteTable {
- public:
-  explicit ByteTable(const uint8_t* table) : bytes_(table) {}
-  I look_up(I x) const {
-    I y = _mm256_setzero_si256();
-    for (int i = 0; i < 16; ++i) {
-      const I entries =
-          _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes_ + 16 * i)));
-      const I index = _mm256_adds_epu8(_mm256_xor_si256(x, set_u8s(16 * i)), set_u8s(0x70));
-      y = _mm256_or_si256(y, _mm256_shuffle_epi8(entries, index));
-    }
-    return y;
-  }
-
- private:
-  const uint8_t* bytes_;
-};
+// ---- Tables of 256 bytes --------------------------------------------------------------------------
+inline I saturating_sub_s8(I a, I b) { return _mm256_subs_epi8(a, b); }
+inline I xor_bits(I a, I b) { return _mm256_xor_si256(a, b); }
+inline I shuffle_u8s(I table, I index) { return _mm256_shuffle_epi8(table, index); }
+inline I repeat_16(const uint8_t* p) {
+  return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
 
 constexpr int kMaxVectors = 4;
 inline void pin(I& acc) { __asm__ volatile("" : "+x"(acc)); }
@@ -307,3 +314,5 @@ inline void widen(Act* to, const uint8_t* from, int64_t n) {
 
 }  // namespace
 }  // namespace intaglio
+
+#include "byte_table-inl.h"

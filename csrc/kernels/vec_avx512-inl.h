@@ -27,6 +27,8 @@
 //   squeeze_triples         the low three bytes of every lane side by side, at the vector's beginning
 //   spread_triples          its inverse; the fourth byte of a lane is zero
 //   ByteTable               y = table[x] for whole vectors of bytes; `kPermutes` where the CPU has vpermi2b
+//   to_steps                v[j] = float(byte j of each lane - zero), times 256 where j is odd; `zeros` are
+//                           those of step_zeros(zero)
 //   byte_of                 byte kByte of each lane, zero-extended
 //   broadcast, load_weights, dot, kGroup   acc[j] += sum over kGroup k's of a[k] * w[j][k], exact
 //   pin                     keeps an accumulator in its register: without it GCC 12 spills the K
@@ -79,6 +81,7 @@ inline void store_int(int32_t* p, I v) { _mm512_storeu_si512(p, v); }
 inline I add_int(I a, I b) { return _mm512_add_epi32(a, b); }
 inline I sub_int(I a, I b) { return _mm512_sub_epi32(a, b); }
 inline I mul_int(I a, I b) { return _mm512_mullo_epi32(a, b); }
+inline I and_int(I a, I b) { return _mm512_and_si512(a, b); }
 inline I min_int(I a, I b) { return _mm512_min_epi32(a, b); }
 inline I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
 template <int kBits>
@@ -131,6 +134,23 @@ inline I spread_triples(I v) {
   const __m128i order = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
   const I parted = _mm512_setr_epi32(0, 1, 2, 2, 3, 4, 5, 5, 6, 7, 8, 8, 9, 10, 11, 11);
   return _mm512_shuffle_epi8(_mm512_permutexvar_epi32(parted, v), _mm512_broadcast_i32x4(order));
+}
+// The bytes become mantissas of 2^23 + byte, from which 2^23 + zero is taken: no conversion is needed.
+struct StepZeros {
+  F even, odd;
+};
+inline StepZeros step_zeros(int32_t zero) {
+  return {set(0x1p23f + static_cast<float>(zero)), set(0x1p23f + 256.0f * static_cast<float>(zero))};
+}
+inline void to_steps(I bytes, const StepZeros& zeros, F (&v)[4]) {
+  const I exponent = _mm512_set1_epi32(0x4b000000), even = _mm512_set1_epi32(0xff),
+          odd = _mm512_set1_epi32(0xff00);
+  const I upper = _mm512_srli_epi32(bytes, 16);
+  constexpr int kAndOr = 0xea;  // (a & b) | c
+  v[0] = sub(_mm512_castsi512_ps(_mm512_ternarylogic_epi32(bytes, even, exponent, kAndOr)), zeros.even);
+  v[1] = sub(_mm512_castsi512_ps(_mm512_ternarylogic_epi32(bytes, odd, exponent, kAndOr)), zeros.odd);
+  v[2] = sub(_mm512_castsi512_ps(_mm512_ternarylogic_epi32(upper, even, exponent, kAndOr)), zeros.even);
+  v[3] = sub(_mm512_castsi512_ps(_mm512_ternarylogic_epi32(upper, odd, exponent, kAndOr)), zeros.odd);
 }
 template <int kByte>
 inline I byte_of(I v) {
@@ -233,33 +253,36 @@ inline void store_quads(uint8_t* p, int64_t stride, const I (&v)[4]) {
 }
 
 // ---- Tables of 256 bytes --------------------------------------------------------------------------
-// With AVX-512 VBMI two permutations of 128 entries each, chosen between by the index's highest bit. Without
-// it (Cascade Lake) a shuffle for each sixteen entries, to which other indices are out of range.
-template <bool kPermutes>
-class ByteTable {
+inline I saturating_sub_s8(I a, I b) { return _mm512_subs_epi8(a, b); }
+inline I xor_bits(I a, I b) { return _mm512_xor_si512(a, b); }
+inline I shuffle_u8s(I table, I index) { return _mm512_shuffle_epi8(table, index); }
+inline I repeat_16(const uint8_t* p) {
+  return _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+
+}  // namespace
+}  // namespace intaglio
+
+#include "byte_table-inl.h"
+
+namespace intaglio {
+namespace {
+
+// With AVX-512 VBMI: two permutations of 128 entries each, chosen between by the index's highest bit.
+template <>
+class ByteTable<true> {
  public:
-  explicit ByteTable(const uint8_t* table) : bytes_(table) {
+  explicit ByteTable(const uint8_t* table) {
     for (int i = 0; i < 4; ++i) part_[i] = load_u8s(table + 64 * i);
   }
   I look_up(I x) const {
-    if constexpr (kPermutes) {
-      I low = x, high = x;
-      __asm__("vpermi2b %2, %1, %0" : "+v"(low) : "v"(part_[0]), "v"(part_[1]));
-      __asm__("vpermi2b %2, %1, %0" : "+v"(high) : "v"(part_[2]), "v"(part_[3]));
-      return _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high);
-    }
-    I y = _mm512_setzero_si512();
-    for (int i = 0; i < 16; ++i) {
-      const I entries =
-          _mm512_broadcast_i32x4(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes_ + 16 * i)));
-      const I index = _mm512_adds_epu8(_mm512_xor_si512(x, set_u8s(16 * i)), set_u8s(0x70));
-      y = _mm512_or_si512(y, _mm512_shuffle_epi8(entries, index));
-    }
-    return y;
+    I low = x, high = x;
+    __asm__("vpermi2b %2, %1, %0" : "+v"(low) : "v"(part_[0]), "v"(part_[1]));
+    __asm__("vpermi2b %2, %1, %0" : "+v"(high) : "v"(part_[2]), "v"(part_[3]));
+    return _mm512_mask_blend_epi8(_mm512_movepi8_mask(x), low, high);
   }
 
  private:
-  const uint8_t* bytes_;
   I part_[4];
 };
 

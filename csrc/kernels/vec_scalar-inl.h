@@ -64,6 +64,7 @@ inline void store_int(int32_t* p, I v) { *p = v; }
 inline I add_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) + static_cast<uint32_t>(b)); }
 inline I sub_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) - static_cast<uint32_t>(b)); }
 inline I mul_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b)); }
+inline I and_int(I a, I b) { return a & b; }
 inline I min_int(I a, I b) { return a < b ? a : b; }
 inline I max_int(I a, I b) { return a > b ? a : b; }
 template <int kBits>
@@ -115,6 +116,11 @@ inline void store_u8_four(uint8_t* p, const I (&v)[4], int32_t zero) { store_u8s
 inline I interleave_u8_four(const I (&v)[4], int32_t zero) { return pack_u8_four(v, zero); }
 inline I squeeze_triples(I v) { return v; }
 inline I spread_triples(I v) { return v & 0xffffff; }
+using StepZeros = int32_t;
+inline StepZeros step_zeros(int32_t zero) { return zero; }
+inline void to_steps(I bytes, StepZeros zero, F (&v)[4]) {
+  for (int i = 0; i < 4; ++i) v[i] = static_cast<F>((byte_at(bytes, i) - zero) * (i % 2 == 0 ? 1 : 256));
+}
 template <int kByte>
 inline I byte_of(I v) {
   return byte_at(v, kByte);

@@ -303,3 +303,17 @@ def combine_pairs(
 def concatenate_rows(
     parts: list[int], tables: list[int], cols: list[int], rows: int, y: int, threads: int
 ) -> None: ...
+def pool(
+    x: int,
+    batch: int,
+    channels: int,
+    axes: list[int],
+    average: bool,
+    count_padding: bool,
+    divisor_override: int,
+    zero_point: int,
+    lower: int,
+    upper: int,
+    y: int,
+    threads: int,
+) -> None: ...

@@ -12,11 +12,13 @@ from intaglio.ops import (
     layout,
     linear,
     packing,
+    pooling,
     recurrent,
     reference,
     reference_conv,
     reference_elementwise,
     reference_embedding,
+    reference_pooling,
     reference_rnn,
 )
 
@@ -28,10 +30,12 @@ __all__ = [
     "layout",
     "linear",
     "packing",
+    "pooling",
     "recurrent",
     "reference",
     "reference_conv",
     "reference_elementwise",
     "reference_embedding",
+    "reference_pooling",
     "reference_rnn",
 ]
