@@ -1,8 +1,8 @@
 """Words and pages drawn with Pillow's own font: text whose every letter and box is known.
 
 Noise and blur are set so that the recogniser is right most of the time and not always: where everything is
-right, nothing can be seen to get worse. Imports: numpy, Pillow, torch. Neighbours: `recogniser` reads the words,
-`text_detector` finds them on the pages.
+right, nothing can be seen to get worse. Imports: numpy, Pillow, torch. Neighbours: `recogniser` reads the
+words, `text_detector` finds them on the pages.
 """
 
 from __future__ import annotations
@@ -22,231 +22,24 @@ HEIGHT = 64
 Box = tuple[int, int, int, int]
 """Left, top, right, bottom, in pixels."""
 
-WORDS = [
-    "about",
-    "above",
-    "across",
-    "after",
-    "again",
-    "against",
-    "almost",
-    "alone",
-    "along",
-    "already",
-    "also",
-    "although",
-    "always",
-    "among",
-    "another",
-    "answer",
-    "around",
-    "asked",
-    "away",
-    "back",
-    "became",
-    "because",
-    "become",
-    "been",
-    "before",
-    "began",
-    "behind",
-    "being",
-    "below",
-    "best",
-    "better",
-    "between",
-    "both",
-    "bring",
-    "built",
-    "business",
-    "called",
-    "came",
-    "cannot",
-    "care",
-    "case",
-    "certain",
-    "change",
-    "children",
-    "city",
-    "close",
-    "cold",
-    "come",
-    "common",
-    "could",
-    "country",
-    "course",
-    "cried",
-    "dark",
-    "days",
-    "deep",
-    "different",
-    "does",
-    "done",
-    "door",
-    "down",
-    "draw",
-    "during",
-    "each",
-    "early",
-    "earth",
-    "east",
-    "easy",
-    "eight",
-    "either",
-    "else",
-    "end",
-    "enough",
-    "even",
-    "ever",
-    "every",
-    "example",
-    "eyes",
-    "face",
-    "fact",
-    "family",
-    "far",
-    "father",
-    "feel",
-    "feet",
-    "field",
-    "figure",
-    "final",
-    "find",
-    "fine",
-    "fire",
-    "first",
-    "five",
-    "follow",
-    "food",
-    "foot",
-    "force",
-    "form",
-    "found",
-    "four",
-    "free",
-    "friend",
-    "from",
-    "front",
-    "full",
-    "gave",
-    "general",
-    "give",
-    "given",
-    "gold",
-    "gone",
-    "good",
-    "government",
-    "great",
-    "green",
-    "ground",
-    "group",
-    "grow",
-    "half",
-    "hand",
-    "hard",
-    "have",
-    "head",
-    "hear",
-    "heard",
-    "heat",
-    "help",
-    "here",
-    "high",
-    "himself",
-    "hold",
-    "home",
-    "horse",
-    "hot",
-    "hours",
-    "house",
-    "hundred",
-    "idea",
-    "inches",
-    "inside",
-    "island",
-    "just",
-    "keep",
-    "kind",
-    "king",
-    "knew",
-    "know",
-    "land",
-    "language",
-    "large",
-    "last",
-    "later",
-    "learn",
-    "leave",
-    "left",
-    "less",
-    "letter",
-    "life",
-    "light",
-    "like",
-    "line",
-    "list",
-    "listen",
-    "little",
-    "live",
-    "long",
-    "look",
-    "lost",
-    "love",
-    "machine",
-    "made",
-    "make",
-    "many",
-    "mark",
-    "mean",
-    "measure",
-    "might",
-    "miles",
-    "mind",
-    "minutes",
-    "money",
-    "moon",
-    "more",
-    "morning",
-    "most",
-    "mother",
-    "mountain",
-    "move",
-    "much",
-    "music",
-    "must",
-    "name",
-    "near",
-    "need",
-    "never",
-    "next",
-    "night",
-    "nothing",
-    "notice",
-    "number",
-    "object",
-    "often",
-    "once",
-    "only",
-    "open",
-    "order",
-    "other",
-    "over",
-    "page",
-    "paper",
-    "part",
-    "pass",
-    "pattern",
-    "people",
-    "perhaps",
-    "person",
-    "picture",
-    "piece",
-    "place",
-    "plain",
-    "plan",
-    "plane",
-    "play",
-]
+_TEXT = (
+    "about above across after again against almost alone along already also although always among "
+    "another answer around asked away back became because become been before began behind being "
+    "below best better between both bring built business called came cannot care case certain change "
+    "children city close cold come common could country course cried dark days deep different does "
+    "done door down draw during each early earth east easy eight either else end enough even ever "
+    "every example eyes face fact family far father feel feet field figure final find fine fire "
+    "first five follow food foot force form found four free friend from front full gave general give "
+    "given gold gone good government great green ground group grow half hand hard have head hear "
+    "heard heat help here high himself hold home horse hot hours house hundred idea inches inside "
+    "island just keep kind king knew know land language large last later learn leave left less "
+    "letter life light like line list listen little live long look lost love machine made make many "
+    "mark mean measure might miles mind minutes money moon more morning most mother mountain move "
+    "much music must name near need never next night nothing notice number object often once only "
+    "open order other over page paper part pass pattern people perhaps person picture piece place "
+    "plain plan plane play"
+)
+WORDS = _TEXT.split()
 
 
 def draw_words(
@@ -319,7 +112,7 @@ def draw_page(*, width: int = 480, height: int = 320, noise: float = 0.06, seed:
 
 
 def find_boxes(scores: Tensor, *, text: float = 0.7, low: float = 0.4, link: float = 0.4) -> list[Box]:
-    """The words in `(2, H, W)` region and affinity scores, as boxes in pixels of the page, which is twice as large.
+    """The words in `(2, H, W)` region and affinity scores, as boxes on the page, which is twice as large.
 
     Connected pixels above `low` (or `link` in affinity) with one above `text` in region, as CRAFT's own
     reading of its scores.
@@ -362,7 +155,7 @@ def _fill(marked: Any, labels: Any, y: int, x: int, label: int) -> list[tuple[in
 
 
 def match_boxes(found: list[Box], expected: list[Box], *, overlap: float = 0.5) -> tuple[float, float]:
-    """Recall and precision: boxes that meet one of the others with an intersection over union of `overlap`."""
+    """Recall and precision: boxes that meet one of the others with at least this intersection over union."""
     hit = [any(_iou(a, b) >= overlap for b in found) for a in expected]
     right = [any(_iou(a, b) >= overlap for b in expected) for a in found]
     return sum(hit) / max(1, len(hit)), sum(right) / max(1, len(right))
