@@ -23,5 +23,6 @@ void bind_embedding(nanobind::module_& m);
 void bind_layout(nanobind::module_& m);
 void bind_elementwise(nanobind::module_& m);
 void bind_pooling(nanobind::module_& m);
+void bind_matmul(nanobind::module_& m);
 
 }  // namespace intaglio

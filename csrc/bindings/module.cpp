@@ -13,4 +13,5 @@ NB_MODULE(_core, m) {
   intaglio::bind_layout(m);
   intaglio::bind_elementwise(m);
   intaglio::bind_pooling(m);
+  intaglio::bind_matmul(m);
 }

@@ -102,4 +102,33 @@ struct PoolRowArgs {
   uint8_t* y;            // (columns, channels)
 };
 
+// ---- Products of two activations -------------------------------------------------------------------
+
+// Packs the right operand of a product, bytes b[k][n], as int8 b - 128: as pack_gemm does, but from any
+// strides of which one is 1, with neither scales nor biases. With packed == nullptr it only writes `*bytes`.
+struct PackMatmulArgs {
+  const uint8_t* b;
+  int64_t k_stride, n_stride;
+  int64_t n, k;
+  uint8_t* packed;  // *bytes long, 64-byte aligned
+  int64_t* bytes;
+};
+
+// c[i][j] = clamp(rne(float(sum over k of (a[i][k] - zero_point_a) * (b[k][j] - zero_point_b)) * multiplier)
+// + zero_point, lower, upper); the sum is exact: k is at most 33025.
+struct MatmulStaticArgs {
+  const uint8_t* a;  // (m, k), rows a_stride bytes apart; k is a multiple of 4
+  int64_t a_stride;
+  int64_t m;
+  int32_t zero_point_a, zero_point_b;
+  const uint8_t* packed;    // made by pack_matmul of the same instruction set
+  const float* multiplier;  // (n), all the same
+  const float* offset;      // (n), zeros
+  OutputRange range;
+  uint8_t* c;  // (m, n), rows c_stride bytes apart
+  int64_t c_stride;
+  int32_t* row_first;  // (m), room for where the sums of each row start
+  void* scratch;       // gemm_scratch_bytes(m, k) of the table, 64-byte aligned
+};
+
 }  // namespace intaglio

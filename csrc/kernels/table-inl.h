@@ -15,6 +15,7 @@
 #include "gemm_half-inl.h"
 #include "gemm_static-inl.h"
 #include "layout-inl.h"
+#include "matmul-inl.h"
 #include "peak-inl.h"
 #include "pooling-inl.h"
 #include "quantize-inl.h"

@@ -278,6 +278,8 @@ inline I broadcast(const Act* p) {
   return _mm256_set1_epi32(four);
 }
 inline I load_weights(const int8_t* p) { return _mm256_loadu_si256(reinterpret_cast<const I*>(p)); }
+// Four k's of a vector of columns, where pack_gemm would put them.
+inline void store_weights(int8_t* p, int64_t, I four) { _mm256_storeu_si256(reinterpret_cast<I*>(p), four); }
 inline I dot(I acc, I a, I w) {
   __asm__("%{" INTAGLIO_VNNI "%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(a), "x"(w));
   return acc;
@@ -312,6 +314,14 @@ inline I broadcast(const Act* p) {
 }
 inline I load_weights(const int8_t* p) {
   return _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+// Four k's of a vector of columns, where pack_gemm would put them: two of each column, then two more.
+inline void store_weights(int8_t* p, int64_t stride, I four) {
+  const __m128i pairs = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, 2, 3, 6, 7, 10, 11, 14, 15);
+  const I parted =
+      _mm256_permute4x64_epi64(_mm256_shuffle_epi8(four, _mm256_broadcastsi128_si256(pairs)), 0xd8);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p), _mm256_castsi256_si128(parted));
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p + stride), _mm256_extracti128_si256(parted, 1));
 }
 inline I dot(I acc, I a, I w) {
   I product;

@@ -308,6 +308,8 @@ inline I broadcast(const Act* p) {
 }
 inline I load_weights(const int8_t* p) { return _mm512_loadu_si512(p); }
 // As inline assembly: GCC 12 spills the accumulators around _mm512_dpbusd_epi32.
+// Four k's of a vector of columns, where pack_gemm would put them.
+inline void store_weights(int8_t* p, int64_t, I four) { _mm512_storeu_si512(p, four); }
 inline I dot(I acc, I a, I w) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(w));
   return acc;

@@ -65,6 +65,7 @@ inline I add_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) + st
 inline I sub_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) - static_cast<uint32_t>(b)); }
 inline I mul_int(I a, I b) { return static_cast<I>(static_cast<uint32_t>(a) * static_cast<uint32_t>(b)); }
 inline I and_int(I a, I b) { return a & b; }
+inline I xor_bits(I a, I b) { return a ^ b; }
 inline I min_int(I a, I b) { return a < b ? a : b; }
 inline I max_int(I a, I b) { return a > b ? a : b; }
 template <int kBits>
@@ -181,6 +182,10 @@ constexpr int kTileRows[kMaxVectors + 1] = {0, 4, 4, 4, 4};
 
 inline I broadcast(const Act* p) { return *p; }
 inline I load_weights(const int8_t* p) { return *p; }
+// Four k's of a vector of columns, where pack_gemm would put them.
+inline void store_weights(int8_t* p, int64_t stride, I four) {
+  for (int i = 0; i < 4; ++i) p[i * stride] = static_cast<int8_t>(byte_at(four, i));
+}
 inline I dot(I acc, I a, I w) { return add_int(acc, a * w); }
 inline void pin(I& acc) { __asm__ volatile("" : "+r"(acc)); }
 inline void pin_float(F& v) { __asm__ volatile("" : "+m"(v)); }

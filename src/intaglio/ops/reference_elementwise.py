@@ -10,7 +10,7 @@ from torch import Tensor
 
 from intaglio.ops.reference import fma32
 
-__all__ = ["add", "dequantize_image", "encode", "mul", "quantize_image", "requantize"]
+__all__ = ["add", "dequantize_image", "encode", "matmul", "mul", "quantize_image", "requantize"]
 
 
 def encode(y: Tensor, zero_point: int, lower: int = 0, upper: int = 255) -> Tensor:
@@ -77,6 +77,23 @@ def mul(
     """`encode(float((a - zero_point_a) * (b - zero_point_b)) * (scale_a * scale_b / scale))`."""
     product = (a.to(torch.int32) - zero_point_a) * (b.to(torch.int32) - zero_point_b)
     return encode(product.float() * _factor(scale_a * scale_b / scale), zero_point, lower, upper)
+
+
+def matmul(
+    a: Tensor,
+    b: Tensor,
+    scale_a: float,
+    zero_point_a: int,
+    scale_b: float,
+    zero_point_b: int,
+    scale: float,
+    zero_point: int,
+    lower: int = 0,
+    upper: int = 255,
+) -> Tensor:
+    """`encode(float(acc) * (scale_a * scale_b / scale))`, `acc` the exact product of the steps."""
+    acc = torch.matmul(a.double() - zero_point_a, b.double() - zero_point_b)
+    return encode(acc.float() * _factor(scale_a * scale_b / scale), zero_point, lower, upper)
 
 
 def _factor(value: float) -> Tensor:

@@ -1,0 +1,48 @@
+// Products of two quantized matrices.
+#include "../program/matmul.h"
+
+#include <nanobind/stl/vector.h>
+
+#include "bindings.h"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+namespace intaglio {
+
+void bind_matmul(nb::module_& m) {
+  m.def(
+      "matmul_static",
+      [](uintptr_t a, uintptr_t b, const std::vector<int64_t>& batch,
+         const std::vector<int64_t>& a_batch_strides, const std::vector<int64_t>& b_batch_strides, int64_t m,
+         int64_t k, int64_t n, int64_t a_stride, int64_t k_stride, int64_t n_stride, double scale_a,
+         int zero_point_a, double scale_b, int zero_point_b, double scale, int zero_point, int lower,
+         int upper, uintptr_t c, int threads) {
+        const MatmulCall call{pointer<const uint8_t>(a),
+                              pointer<const uint8_t>(b),
+                              batch,
+                              a_batch_strides,
+                              b_batch_strides,
+                              m,
+                              k,
+                              n,
+                              a_stride,
+                              k_stride,
+                              n_stride,
+                              scale_a,
+                              scale_b,
+                              scale,
+                              zero_point_a,
+                              zero_point_b,
+                              {zero_point, lower, upper},
+                              pointer<uint8_t>(c),
+                              threads};
+        nb::gil_scoped_release release;
+        matmul_static(call);
+      },
+      "a"_a, "b"_a, "batch"_a, "a_batch_strides"_a, "b_batch_strides"_a, "m"_a, "k"_a, "n"_a, "a_stride"_a,
+      "k_stride"_a, "n_stride"_a, "scale_a"_a, "zero_point_a"_a, "scale_b"_a, "zero_point_b"_a, "scale"_a,
+      "zero_point"_a, "lower"_a, "upper"_a, "c"_a, "threads"_a);
+}
+
+}  // namespace intaglio
