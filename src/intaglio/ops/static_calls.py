@@ -24,6 +24,8 @@ _empty = torch.empty
 _threads = torch.get_num_threads
 _uint8 = torch.uint8
 _channels_last = torch.channels_last
+_run_conv: Any = _core.conv_static
+_run_linear: Any = _core.linear_static
 
 
 class ConvCall:
@@ -60,7 +62,7 @@ class ConvCall:
             y = _empty(self.output_shape, dtype=_uint8, memory_format=self._last)
         else:
             y = empty_image(self.output_shape, _uint8)
-        _core.conv_static(x.data_ptr(), *self._middle, y.data_ptr(), _threads())
+        _run_conv(x.data_ptr(), *self._middle, y.data_ptr(), _threads())
         return y
 
 
@@ -87,5 +89,5 @@ class LinearCall:
         if not x.is_contiguous():
             x = x.contiguous()
         y = _empty(self.output_shape, dtype=_uint8)
-        _core.linear_static(x.data_ptr(), *self._middle, y.data_ptr(), _threads())
+        _run_linear(x.data_ptr(), *self._middle, y.data_ptr(), _threads())
         return y
