@@ -3,6 +3,7 @@
 Importing this package registers every rule. May import ops, rules, qconfig, observer and what they may.
 """
 
+from intaglio.nn import qtensor_functions, qtensor_pooling  # noqa: F401  # which they register
 from intaglio.nn.activation import QuantizedActivation, QuantizedPReLU
 from intaglio.nn.attention import DynamicMultiheadAttention
 from intaglio.nn.batch_norm import QuantizedBatchNorm

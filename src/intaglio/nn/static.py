@@ -63,7 +63,7 @@ class StaticModule(QuantizedModule):
 
     def give(self, data: Tensor) -> QTensor:
         """A result with the output's parameters."""
-        return QTensor(data, self.output)
+        return QTensor(data, self.output, self.where())
 
     def check_quantized(self, x: Any, name: str = "input") -> None:
         """Raise `InputError`, naming the layer and the remedy, unless `x` is a uint8 `QTensor` per tensor."""
