@@ -36,8 +36,8 @@ class Intaglio(Contestant):
 
     name = OURS
     configuration = (
-        "`intaglio.quantize_dynamic(model)`; networks with stubs by `fuse_modules`, `prepare` and `convert` with "
-        "the x86 qconfig; defaults, eager, module by module"
+        "`intaglio.quantize_dynamic(model)`; networks with stubs by `fuse_modules`, `prepare` and `convert` "
+        "with the x86 qconfig; defaults, eager, module by module"
     )
 
     def __init__(self, network: Network, threads: int) -> None:

@@ -40,8 +40,8 @@ class OnnxRuntimeDynamic(Contestant):
     name = "ONNX Runtime"
     configuration = (
         "`quantize_dynamic`, QInt8 weights per channel; attention, GELU and layer norms fused by "
-        "`onnxruntime.transformers.optimizer`; networks with stubs by `quantize_static`, QDQ, QUInt8 activations, "
-        "MinMax; ORT_ENABLE_ALL, spinning threads, I/O binding"
+        "`onnxruntime.transformers.optimizer`; networks with stubs by `quantize_static`, QDQ, "
+        "QUInt8 activations, MinMax; ORT_ENABLE_ALL, spinning threads, I/O binding"
     )
 
     def __init__(self, network: Network, threads: int) -> None:

@@ -44,6 +44,8 @@ class StaticForm:
         which are None if the output is float or was never seen.
     output: "observed", "float" (nothing is observed; the quantized module gives float tensors), or the
         parameters that hold whatever comes (a sigmoid's 0..1).
+    input_channels: of a layer with weights, how many channels its input has and along which axis, counted
+        from the last: their means are recorded, so that the bias can take up what rounding weights shifts.
     may_be_unseen: whether the module can be converted without having seen data.
     refuse: why this very module must stay float, or None.
     examples: small float modules with float inputs, on which the tests prove the form.
@@ -51,6 +53,7 @@ class StaticForm:
 
     lower: Callable[[nn.Module, QConfig, str, QParams | None], nn.Module]
     output: Literal["observed", "float"] | QParams = "observed"
+    input_channels: Callable[[nn.Module], tuple[int, int]] | None = None
     may_be_unseen: bool = False
     refuse: Callable[[nn.Module, QConfig], str | None] = lambda module, qconfig: None
     examples: tuple[Callable[[], Example], ...] = ()

@@ -6,6 +6,7 @@ Each network is quantized in eager mode with the defaults, calibrated on data th
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ pytestmark = pytest.mark.real
 
 def quantized(model: nn.Module, batches: list[Tensor]) -> nn.Module:
     """Fused, calibrated and converted with the defaults."""
-    fused = intaglio.fuse_modules(model)
+    fused: Any = intaglio.fuse_modules(model, example_inputs=batches[0])
     fused.qconfig = intaglio.get_default_qconfig("x86")
     prepared = intaglio.prepare(fused, inplace=True)
     with torch.no_grad():
@@ -72,16 +73,16 @@ def test_efficientnet_lite0(efficientnet: EfficientNetLite, photos: tuple[Tensor
     for half in (slice(0, 10), slice(10, 20)):
         others = torch.cat([images[: half.start], images[half.stop :]])
         found[half] = quantized(efficientnet, list(others.split(2)))(images[half])
-    assert sqnr(found, expected) >= 20.0
+    assert sqnr(found, expected) >= 22.0
     assert int((found.argmax(1) == expected.argmax(1)).sum()) >= 19
     assert int((found.argmax(1) == labels).sum()) >= 17
 
 
 def test_recogniser(recogniser: Recogniser) -> None:
-    words, texts = draw_words(200, noise=0.16, blur=1.0, seed=1)
+    words, texts = draw_words(200, noise=0.2, blur=1.0, seed=1)
     expected = exact_matches(recogniser, words, texts)
     assert 0.70 <= expected <= 0.95
-    calibration, _ = draw_words(48, noise=0.16, blur=1.0, seed=2)
+    calibration, _ = draw_words(48, noise=0.2, blur=1.0, seed=2)
     model = quantized(recogniser, list(calibration.split(8)))
     assert exact_matches(model, words, texts) >= expected - 0.01
 

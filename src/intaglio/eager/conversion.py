@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from intaglio.eager.hooks import give_hooks, hooks_of
-from intaglio.eager.observing import OBSERVER, observer_of
+from intaglio.eager.observing import INPUT_MEAN, OBSERVER, observer_of
 from intaglio.eager.preparation import RECORD, prepare
 from intaglio.eager.static_planning import is_dynamic
 from intaglio.eager.weights import check_weights
@@ -96,7 +96,8 @@ def convert(
         if remove_qconfig and "qconfig" in vars(part):
             del part.qconfig
         if observer_of(part) is not None:  # one that only looked
-            del part._modules[OBSERVER]
+            part._modules.pop(OBSERVER)
+            part._modules.pop(INPUT_MEAN, None)
             give_hooks(part, hooks_of(part))
     object.__setattr__(quantized, RECORD, kept)
     return quantized

@@ -86,7 +86,8 @@ def prepare(
         module = observed.get(id(leaf), leaf.module)
         static = leaf.rule.static if leaf.rule is not None else None
         observe = not is_dynamic(leaf.qconfig) and (static is None or static.output == "observed")
-        attach_observer(module, leaf.qconfig, leaf.paths[0], observe=observe)
+        channels = static.input_channels(module) if static and static.input_channels else None
+        attach_observer(module, leaf.qconfig, leaf.paths[0], observe=observe, input_channels=channels)
         if id(leaf) in observed:
             for path in leaf.paths:
                 model = module if path == "" else _put(model, path, module)

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from intaglio.nn.conv_geometry import ConvGeometry, OrdinaryConv
+from intaglio.nn.conv_geometry import ConvGeometry, FloatConv, FloatConvTranspose, OrdinaryConv
 from intaglio.nn.conv_static import QuantizedConv, StaticConvolution
 from intaglio.nn.quantized import StateSpec, register_quantized
+from intaglio.nn.static_product import input_mean_of
 from intaglio.nn.weights import quantize_weight
 from intaglio.ops.conv import is_channels_last, pack_conv, run_conv_dynamic, unpack_conv
 from intaglio.ops.library import is_eager
@@ -26,7 +27,7 @@ from intaglio.qparams import INT8, QParams
 from intaglio.qtensor import QTensor
 from intaglio.rules import Example, OpRule, StaticForm, register_rule
 
-__all__ = ["DynamicConv", "DynamicConvolution", "example_of", "refuse_conv", "static_form"]
+__all__ = ["DynamicConv", "DynamicConvolution", "conv_channels", "example_of", "refuse_conv", "static_form"]
 
 _Self = TypeVar("_Self", bound="DynamicConvolution")
 
@@ -153,14 +154,20 @@ def example_of(make: Callable[[], nn.Module], *shape: int) -> Callable[[], Examp
     return lambda: (make(), (torch.randn(*shape),))
 
 
+def conv_channels(module: nn.Module) -> tuple[int, int]:
+    """How many channels the input of a convolution has, and their axis, counted from the last."""
+    assert isinstance(module, FloatConv | FloatConvTranspose)
+    return module.in_channels, -(len(module.kernel_size) + 1)
+
+
 def static_form(quantized: type[StaticConvolution], *examples: Callable[[], Example]) -> StaticForm:
     """The form between `QTensor`s that `quantized` is."""
 
     def lower(module: nn.Module, qconfig: QConfig, path: str, output: QParams | None) -> nn.Module:
         assert output is not None
-        return quantized.from_float(module, qconfig, path, output)
+        return quantized.from_float(module, qconfig, path, output, input_mean=input_mean_of(module))
 
-    return StaticForm(lower, refuse=refuse_conv, examples=examples)
+    return StaticForm(lower, input_channels=conv_channels, refuse=refuse_conv, examples=examples)
 
 
 _EXAMPLES = (

@@ -6,6 +6,7 @@ May import ops, static_product, conv_geometry and errors.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from math import prod
 from typing import Any, TypeVar
 
 import torch
@@ -38,13 +39,22 @@ class StaticConvolution(StaticProduct, ConvGeometry):
         path: str,
         output: QParams,
         clamp: Clamp = (None, None),
+        input_mean: Tensor | None = None,
     ) -> _Self:
         """Quantize a float module of the same geometry, followed by a clamp."""
         quantized = cls(**cls.geometry_of(module), path=path)
         bias = module.bias
         assert bias is None or isinstance(bias, Tensor)
-        quantized.fill(cls.weight_of(module), bias, qconfig, output, clamp)
+        quantized.fill(cls.weight_of(module), bias, qconfig, output, clamp, input_mean)
         return quantized
+
+    def mean_error(self, error: Tensor, mean: Tensor) -> Tensor:
+        """By how much the mean of each output is off; pixels at the border count as all others."""
+        groups, inputs = self.groups, self.in_channels // self.groups
+        sums = error.flatten(2).sum(2).view(groups, -1, inputs)
+        shift = torch.einsum("goi,gi->go", sums, mean.view(groups, inputs)).reshape(-1)
+        # Of a transposed convolution each output gets one in `stride` taps along each axis.
+        return shift / prod(self.stride) if self.conv_spec().transposed else shift
 
     def weight_shape(self) -> tuple[int, ...]:
         """`(out_channels, in_channels / groups, *kernel_size)`."""

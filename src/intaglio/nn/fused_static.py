@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 
 from intaglio.nn.batch_norm import BATCH_NORM, QuantizedBatchNorm
-from intaglio.nn.conv import refuse_conv
+from intaglio.nn.conv import conv_channels, refuse_conv
 from intaglio.nn.conv_geometry import FloatConv, FloatConvTranspose
 from intaglio.nn.conv_static import QuantizedConv, QuantizedConvTranspose
 from intaglio.nn.fused import FusedModule
 from intaglio.nn.linear_static import QuantizedLinear
-from intaglio.nn.static_product import Clamp
+from intaglio.nn.static_product import Clamp, input_mean_of
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams
 from intaglio.rules import Example, OpRule, StaticForm, register_rule
@@ -44,17 +44,27 @@ def _refuse(module: nn.Module, qconfig: QConfig) -> str | None:
     return BATCH_NORM.static.refuse(module.layer, qconfig)
 
 
+def _input_channels(module: nn.Module) -> tuple[int, int]:
+    assert isinstance(module, FusedModule)
+    layer = module.layer
+    if isinstance(layer, nn.Linear):
+        return layer.in_features, -1
+    if isinstance(layer, FloatConv | FloatConvTranspose):
+        return conv_channels(layer)
+    return int(layer.num_features), -1  # type: ignore[arg-type]  # a batch norm, whose weights are exact
+
+
 def _lower(module: nn.Module, qconfig: QConfig, path: str, output: QParams | None) -> nn.Module:
     assert isinstance(module, FusedModule)
     assert output is not None
-    layer, clamp = module.layer, clamp_of(module.activation)
+    layer, clamp, mean = module.layer, clamp_of(module.activation), input_mean_of(module)
     assert clamp is not None
     if isinstance(layer, FloatConv):
-        return QuantizedConv.from_float(layer, qconfig, path, output, clamp)
+        return QuantizedConv.from_float(layer, qconfig, path, output, clamp, mean)
     if isinstance(layer, FloatConvTranspose):
-        return QuantizedConvTranspose.from_float(layer, qconfig, path, output, clamp)
+        return QuantizedConvTranspose.from_float(layer, qconfig, path, output, clamp, mean)
     if isinstance(layer, nn.Linear):
-        return QuantizedLinear.from_weight(layer.weight, layer.bias, qconfig, path, output, clamp)
+        return QuantizedLinear.from_weight(layer.weight, layer.bias, qconfig, path, output, clamp, mean)
     return QuantizedBatchNorm.from_batch_norm(layer, path, output, clamp)
 
 
@@ -71,6 +81,7 @@ FUSED = register_rule(
         float_types=(FusedModule,),
         static=StaticForm(
             _lower,
+            input_channels=_input_channels,
             refuse=_refuse,
             examples=(
                 _example(lambda: nn.Conv2d(5, 9, 3, padding=1), nn.ReLU(), 2, 5, 7, 6),

@@ -15,6 +15,7 @@ from torch.fx import Proxy
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.linear_static import QuantizedLinear
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
+from intaglio.nn.static_product import input_mean_of
 from intaglio.nn.weights import quantize_weight
 from intaglio.ops.library import is_eager
 from intaglio.ops.linear import run_linear_columns, run_linear_dynamic
@@ -167,7 +168,9 @@ def _lower(module: nn.Module, qconfig: QConfig, path: str) -> nn.Module:
 
 def _lower_static(module: nn.Module, qconfig: QConfig, path: str, output: QParams | None) -> nn.Module:
     assert output is not None
-    return QuantizedLinear.from_weight(*_weight_and_bias(module), qconfig, path, output)
+    return QuantizedLinear.from_weight(
+        *_weight_and_bias(module), qconfig, path, output, input_mean=input_mean_of(module)
+    )
 
 
 def _refuse(module: nn.Module, qconfig: QConfig) -> str | None:
@@ -193,7 +196,12 @@ LINEAR = register_rule(
         name="Linear",
         float_types=(nn.Linear,),
         float_type_names=frozenset({"transformers.pytorch_utils.Conv1D"}),
-        static=StaticForm(_lower_static, refuse=_refuse, examples=(_example, _example_without_bias)),
+        static=StaticForm(
+            _lower_static,
+            input_channels=lambda module: (_weight_and_bias(module)[0].shape[1], -1),
+            refuse=_refuse,
+            examples=(_example, _example_without_bias),
+        ),
         lower_dynamic=_lower,
         weight_dtypes=frozenset({"int8", "float16"}),
         default_for=frozenset({"int8", "float16"}),

@@ -47,10 +47,11 @@ class QuantizedLinear(StaticProduct):
         path: str,
         output: QParams,
         clamp: Clamp = (None, None),
+        input_mean: Tensor | None = None,
     ) -> QuantizedLinear:
         """Quantize an `(out_features, in_features)` float weight and its bias, followed by a clamp."""
         quantized = cls(weight.shape[1], weight.shape[0], bias=bias is not None, path=path)
-        quantized.fill(weight, bias, qconfig, output, clamp)
+        quantized.fill(weight, bias, qconfig, output, clamp, input_mean)
         return quantized
 
     def forward(self, x: QTensor) -> QTensor:
@@ -80,6 +81,10 @@ class QuantizedLinear(StaticProduct):
         call = LinearCall(data.shape, zero_point, self.packed, r)
         self._planned = (x.qparams, call)
         return self.give(call(data))
+
+    def mean_error(self, error: Tensor, mean: Tensor) -> Tensor:
+        """By how much the mean of each output is off."""
+        return error @ mean
 
     def weight_shape(self) -> tuple[int, ...]:
         """`(out_features, in_features)`."""

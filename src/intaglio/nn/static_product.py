@@ -10,23 +10,30 @@ from collections.abc import Sequence
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from intaglio.nn.quantized import StateSpec
 from intaglio.nn.static import StaticModule, clamped_limits
 from intaglio.nn.weights import quantize_weight
+from intaglio.observer import InputMean
 from intaglio.ops.conv_static import Requantization, choose_requantization
 from intaglio.ops.static_calls import ConvCall, LinearCall
 from intaglio.qconfig import QConfig
 from intaglio.qparams import INT8, QParams
 from intaglio.qtensor import QTensor
 
-__all__ = ["Clamp", "StaticProduct"]
+__all__ = ["Clamp", "StaticProduct", "input_mean_of"]
 
 Clamp = tuple[float | None, float | None]
 """The real numbers between which an activation keeps a layer's output; None where it is open."""
 
 _Self = TypeVar("_Self", bound="StaticProduct")
+
+
+def input_mean_of(module: nn.Module) -> Tensor | None:
+    """`(C,) float64`: the mean input that `prepare` recorded at a float layer, if it has seen any."""
+    recorder = module._modules.get("input_mean")
+    return recorder.mean() if isinstance(recorder, InputMean) else None
 
 
 class StaticProduct(StaticModule):
@@ -62,16 +69,39 @@ class StaticProduct(StaticModule):
 
     # ---- What they share ---------------------------------------------------------------------------------
 
+    def mean_error(self, error: Tensor, mean: Tensor) -> Tensor:
+        """By how much the mean of each output is off, `(O,) float64`.
+
+        `error` is what rounding did to the weight, in its shape; `mean` that of each channel of the input,
+        `(C,) float64`.
+        """
+        raise NotImplementedError
+
     def fill(
-        self, weight: Tensor, bias: Tensor | None, qconfig: QConfig, output: QParams, clamp: Clamp
+        self,
+        weight: Tensor,
+        bias: Tensor | None,
+        qconfig: QConfig,
+        output: QParams,
+        clamp: Clamp,
+        input_mean: Tensor | None,
     ) -> None:
-        """Quantize a float weight and its bias, and give results with these parameters."""
+        """Quantize a float weight and its bias, and give results with these parameters.
+
+        The bias takes up by how much rounding the weights shifts the outputs for the mean input.
+        """
         self.set_output(output)
         self.clamp = clamped_limits(output, *clamp)
         data, scale = quantize_weight(weight, qconfig, self.path)
         state = {"weight": data, "weight_scale": scale, **self.output_state()}
         if bias is not None:
             state["bias"] = bias.detach().to(torch.float32)
+        if input_mean is not None:
+            shape = (-1, *[1] * (data.dim() - 1))
+            error = data.double() * scale.double().view(shape) - weight.detach().double()
+            exact = bias.detach().double() if bias is not None else 0.0
+            state["bias"] = (exact - self.mean_error(error, input_mean)).float()
+            self.has_bias = True
         self.load_plain_state(state)
 
     @property

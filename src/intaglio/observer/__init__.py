@@ -19,6 +19,7 @@ from intaglio.observer.histogram import (
     MSEObserver,
     PercentileObserver,
 )
+from intaglio.observer.input_mean import InputMean
 from intaglio.observer.min_max import (
     MinMaxObserver,
     MovingAverageMinMaxObserver,
@@ -65,6 +66,7 @@ __all__ = [
     "EntropyObserver",
     "FixedQParamsObserver",
     "HistogramObserver",
+    "InputMean",
     "MSEObserver",
     "MinMaxObserver",
     "MovingAverageMinMaxObserver",
