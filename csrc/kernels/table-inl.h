@@ -16,6 +16,7 @@
 #include "peak-inl.h"
 #include "quantize-inl.h"
 #include "recurrent-inl.h"
+#include "winograd-inl.h"
 
 namespace intaglio {
 
@@ -29,6 +30,7 @@ const KernelTable INTAGLIO_TABLE = {
 #undef INTAGLIO_KERNEL
     &gemm_scratch_bytes,
     &depthwise_scratch_bytes,
+    &winograd_scratch_bytes,
     &peak_int8,
     &peak_float,
     &read_bytes,

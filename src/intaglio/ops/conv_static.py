@@ -107,7 +107,7 @@ def pack_conv_static(spec: ConvSpec, weight: Tensor) -> Tensor:
 
 
 def _pack(ints: list[int], weight: Tensor) -> Tensor:
-    packed = _empty(_core.packed_static_conv_bytes(ints), dtype=torch.uint8)
+    packed = _empty(_core.packed_static_conv_bytes(ints, weight.data_ptr()), dtype=torch.uint8)
     _core.pack_static_conv(ints, weight.data_ptr(), packed.data_ptr())
     return packed
 
