@@ -156,18 +156,18 @@ void bind_conv_static(nb::module_& m) {
   bind_depthwise_kernels(m);
   m.def(
       "packed_static_conv_bytes",
-      [](const std::vector<int64_t>& spec, uintptr_t weight) {
+      [](const std::vector<int64_t>& spec, uintptr_t weight, bool winograd) {
         nb::gil_scoped_release release;
-        return packed_static_conv_bytes(spec_from(spec), pointer<const int8_t>(weight));
+        return packed_static_conv_bytes(spec_from(spec), pointer<const int8_t>(weight), winograd);
       },
-      "spec"_a, "weight"_a);
+      "spec"_a, "weight"_a, "winograd"_a);
   m.def(
       "pack_static_conv",
-      [](const std::vector<int64_t>& spec, uintptr_t weight, uintptr_t packed) {
+      [](const std::vector<int64_t>& spec, uintptr_t weight, bool winograd, uintptr_t packed) {
         nb::gil_scoped_release release;
-        pack_static_conv(spec_from(spec), pointer<const int8_t>(weight), pointer<uint8_t>(packed));
+        pack_static_conv(spec_from(spec), pointer<const int8_t>(weight), winograd, pointer<uint8_t>(packed));
       },
-      "spec"_a, "weight"_a, "packed"_a);
+      "spec"_a, "weight"_a, "winograd"_a, "packed"_a);
   m.def(
       "unpack_static_conv",
       [](uintptr_t packed, uintptr_t weight) {

@@ -198,7 +198,7 @@ const uint8_t* PackedStaticConv::weight(int64_t piece, int64_t block) const {
   return packed_ + offset;
 }
 
-int64_t packed_static_conv_bytes(const ConvSpec& spec, const int8_t* weight) {
+int64_t packed_static_conv_bytes(const ConvSpec& spec, const int8_t* weight, bool winograd) {
   const KernelTable& kernels = active_kernels();
   const StaticBlocks blocks = static_blocks_of(spec, kernels);
   int64_t entries = 0, total = 0;
@@ -219,10 +219,10 @@ int64_t packed_static_conv_bytes(const ConvSpec& spec, const int8_t* weight) {
     ++entries;
     total += aligned_size(bytes);
   });
-  return table_bytes(entries) + total + (suits_winograd(spec, weight) ? winograd_bytes(spec) : 0);
+  return table_bytes(entries) + total + (winograd && suits_winograd(spec, weight) ? winograd_bytes(spec) : 0);
 }
 
-void pack_static_conv(const ConvSpec& spec, const int8_t* weight, uint8_t* packed) {
+void pack_static_conv(const ConvSpec& spec, const int8_t* weight, bool winograd, uint8_t* packed) {
   const KernelTable& kernels = active_kernels();
   const StaticBlocks blocks = static_blocks_of(spec, kernels);
   const int64_t pieces = Phases(spec).pieces(), entries = pieces * blocks.count;
@@ -245,7 +245,7 @@ void pack_static_conv(const ConvSpec& spec, const int8_t* weight, uint8_t* packe
     std::memcpy(packed + sizeof(StaticConvHeader) + entry * 8, &offset, sizeof offset);
     offset += aligned_size(bytes);
   });
-  if (!suits_winograd(spec, weight)) return;
+  if (!winograd || !suits_winograd(spec, weight)) return;
   header.winograd = offset;
   std::memcpy(packed, &header, sizeof header);
   int64_t bytes = 0;

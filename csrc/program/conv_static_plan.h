@@ -58,10 +58,10 @@ class PackedStaticConv {
 
 // `weight` is (out_channels, in_channels / groups, kernel...) int8, transposed convolutions too.
 //
-// A 3 x 3 convolution of many channels is packed for Winograd's form as well, if that is exact for its
-// weights; which of the two runs depends on the size of the image.
-int64_t packed_static_conv_bytes(const ConvSpec& spec, const int8_t* weight);
-void pack_static_conv(const ConvSpec& spec, const int8_t* weight, uint8_t* packed);
+// With `winograd`, a 3 x 3 convolution of many channels is packed for Winograd's form as well, if that is
+// exact for its weights; which of the two runs depends on the size of the image.
+int64_t packed_static_conv_bytes(const ConvSpec& spec, const int8_t* weight, bool winograd);
+void pack_static_conv(const ConvSpec& spec, const int8_t* weight, bool winograd, uint8_t* packed);
 void unpack_static_conv(const uint8_t* packed, int8_t* weight);
 StaticConvHeader static_conv_header(const uint8_t* packed);
 
