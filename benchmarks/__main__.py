@@ -18,7 +18,7 @@ import click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.contestants import CONTESTANTS
+from benchmarks.contestants import describe_contestants
 from benchmarks.environment import describe_environment
 from benchmarks.report import render_markdown
 from benchmarks.results import Run, case_from_dict
@@ -51,7 +51,7 @@ def main(
     folder = output or (HERE if complete else PARTIAL)
     plan = [(group, count) for group in only or GROUPS for count in threads or THREADS]
     console = Console(stderr=True)
-    run = Run(describe_environment(), {kind.name: kind.configuration for kind in CONTESTANTS})
+    run = Run(describe_environment(), describe_contestants())
     with _make_progress(console) as progress:
         total = sum(len(list_shapes(group, quick=quick)) for group, _ in plan)
         bar = progress.add_task("starting", total=total)

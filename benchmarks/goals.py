@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from benchmarks.results import OUR_KERNEL, OURS, CaseResult
+from benchmarks.results import OUR_DIRECT_FORM, OUR_KERNEL, OURS, CaseResult
 
 __all__ = ["GOALS", "Goal", "Verdict"]
 
@@ -82,6 +83,26 @@ def _share_of(name: str) -> Callable[[CaseResult], float | None]:
     return figure
 
 
+def _is_dense(result: CaseResult, kernel: int, fewest_inputs: int) -> bool:
+    """Whether a case is a convolution of so many taps, and at least so many inputs, that is not depthwise."""
+    if result.group != "convolutions" or "depthwise" in result.case:
+        return False
+    _, _, inputs, _, width, *_ = map(int, re.findall(r"\d+", result.case))
+    return width == kernel and inputs >= fewest_inputs
+
+
+def _runs_winograd(result: CaseResult) -> bool:
+    """Whether intaglio chooses Winograd's form: 3 x 3, stride 1, tiles that an image fills well."""
+    size = int(result.case.partition("x")[0]) if result.group == "convolutions" else 0
+    return size >= 14 and _is_dense(result, 3, 64) and result.case.endswith("/ 1")
+
+
+def _gain_of_winograd(result: CaseResult) -> float | None:
+    entries = [result.entries.get(name) for name in (OUR_DIRECT_FORM, OUR_KERNEL)]
+    direct, chosen = (entry.ratio.median if entry and entry.ratio else None for entry in entries)
+    return direct / chosen if direct and chosen else None
+
+
 LEGACY = ("legacy fbgemm", "legacy onednn")
 
 
@@ -113,6 +134,27 @@ GOALS = (
         _is_overhead,
         lambda result: result.ours.median * 1e6,
         at_most=True,
+    ),
+    Goal(
+        "3x3 convolutions of 64 inputs or more, direct form: share of the int8 peak",
+        0.92,
+        lambda result: _is_dense(result, 3, 64),
+        _share_of(OUR_DIRECT_FORM),
+    ),
+    Goal(
+        "Winograd's form where it is chosen: direct form / Winograd", 1.3, _runs_winograd, _gain_of_winograd
+    ),
+    Goal(
+        "1x1 convolutions of 96 inputs or more: share of the int8 peak",
+        0.80,
+        lambda result: _is_dense(result, 1, 96),
+        _share_of(OUR_KERNEL),
+    ),
+    Goal(
+        "convolutions: the best of legacy / intaglio",
+        1.0,
+        lambda result: result.group == "convolutions",
+        _least_ratio(*LEGACY),
     ),
     Goal(
         "MiniLM: the best of legacy and ONNX Runtime / intaglio",

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
 from benchmarks.goals import GOALS
-from benchmarks.results import OUR_KERNEL, OURS, CaseResult, Entry, Run
+from benchmarks.results import OUR_DIRECT_FORM, OUR_KERNEL, OURS, CaseResult, Entry, Run
 from benchmarks.timing import QUIET, Spread
 
 __all__ = ["render_markdown"]
@@ -40,6 +40,9 @@ def render_markdown(run: Run) -> str:
     kernels = [result for result in run.results if result.group == "kernels"]
     if kernels:
         parts += ["## One Linear", *_render_kernels(kernels)]
+    convolutions = [result for result in run.results if result.group == "convolutions"]
+    if convolutions:
+        parts += ["## One convolution", *_render_convolutions(convolutions)]
     parts += ["## Contestants", _render_configurations(run.configurations)]
     return "\n\n".join(parts) + "\n"
 
@@ -141,6 +144,44 @@ def _render_shape(result: CaseResult, peers: Iterable[str], quantized: Iterable[
         *(_format_ratio(result.entries[name], with_quartiles=False) for name in peers),
         ", ".join(_format_sqnr(result.entries[name]) for name in quantized),
     ]
+
+
+def _render_convolutions(results: Sequence[CaseResult]) -> list[str]:
+    """A table for each number of threads: layers down, contestants across."""
+    parts = [
+        "The layers of ResNet-18 and MobileNetV2 that differ, one image, uint8 in and out, one scale each. "
+        "Shares are of the int8 dot-product instruction, counting the multiplications of the direct form: "
+        "Winograd's form needs a quarter of them, at half the rate."
+    ]
+    for threads in sorted({result.threads for result in results}):
+        of_count = [result for result in results if result.threads == threads]
+        ours = (OURS, OUR_KERNEL, OUR_DIRECT_FORM)
+        peers = [name for name in of_count[0].entries if name not in ours]
+        rows = [
+            [
+                result.case + _mark(result),
+                _format_spread(result.ours, 1e6),
+                f"{result.operations / result.ours.median / 1e9:.0f}",
+                *(_format_share(result.entries[name]) for name in ours),
+                *(_format_ratio(result.entries[name], with_quartiles=False) for name in peers),
+                _format_sqnr(result.entries[OURS]),
+            ]
+            for result in of_count
+        ]
+        means = (_mean_ratio(of_count, name) for name in peers)
+        rows.append(["geometric mean", "", "", "", "", "", *means, ""])
+        heading = [
+            "layer",
+            "intaglio, us",
+            "GOP/s",
+            "of the peak",
+            "kernel alone",
+            "direct form",
+            *peers,
+            "dB",
+        ]
+        parts += [f"### {_name_threads(threads)}", _table(heading, rows)]
+    return parts
 
 
 def _mean_ratio(results: Iterable[CaseResult], name: str) -> str:

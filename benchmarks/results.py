@@ -10,10 +10,11 @@ from typing import Any
 
 from benchmarks.timing import Spread
 
-__all__ = ["OURS", "OUR_KERNEL", "CaseResult", "Entry", "Run", "case_from_dict"]
+__all__ = ["OURS", "OUR_DIRECT_FORM", "OUR_KERNEL", "CaseResult", "Entry", "Run", "case_from_dict"]
 
 OURS = "intaglio"
 OUR_KERNEL = "intaglio's kernel"
+OUR_DIRECT_FORM = "intaglio's direct form"
 
 
 @dataclass(frozen=True)

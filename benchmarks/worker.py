@@ -18,7 +18,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from benchmarks.contestants import CONTESTANTS, Contestant, Intaglio, Program, TorchFloat
+from benchmarks.contestants import Contestant, Intaglio, Program, TorchFloat, contestants_of
 from benchmarks.limits import Limits
 from benchmarks.results import CaseResult, Entry
 from benchmarks.timing import Pace, Spread, time_in_turn
@@ -28,6 +28,7 @@ __all__ = ["run_worker"]
 
 PACES = {
     "kernels": Pace(seconds=0.8, rounds=7),
+    "convolutions": Pace(seconds=0.8, rounds=7),
     "minilm": Pace(seconds=10, rounds=9),
     "lstm": Pace(seconds=10, rounds=9),
     "vision": Pace(seconds=10, rounds=9),
@@ -74,9 +75,7 @@ def _prepare_field(network: Network, threads: int, say: Say) -> tuple[list[Conte
     """The contestants that take the network, and entries that say why for those that do not."""
     field: list[Contestant] = []
     refusals: dict[str, Entry] = {}
-    for kind in CONTESTANTS:
-        if network.group in kind.skips:
-            continue
+    for kind in contestants_of(network.group):
         say(doing=f"{network.name}: preparing {kind.name}")
         try:
             field.append(kind(network, threads))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -53,7 +54,11 @@ def run(linear: CaseResult) -> Run:
         disturbance=0.5,
         entries=linear.entries | {"torchao compiled": Entry(refusal="no compiler | found")},
     )
-    environment = {
+    return Run(_environment(), {"intaglio": "defaults"}, [linear, model])
+
+
+def _environment() -> dict[str, Any]:
+    return {
         "date": "2026-01-02",
         "cpu": "A CPU",
         "cpus": 2,
@@ -63,7 +68,6 @@ def run(linear: CaseResult) -> Run:
         "versions": {"torch": "2.13.0"},
         "load_before": 0.1,
     }
-    return Run(environment, {"intaglio": "defaults"}, [linear, model])
 
 
 def _goal_about(text: str) -> Goal:
@@ -86,6 +90,38 @@ def test_a_goal_about_peers_looks_at_the_fastest_of_them(linear: CaseResult) -> 
 
 def test_a_goal_that_no_case_concerns_has_no_verdict(linear: CaseResult) -> None:
     assert _goal_about("LSTM, batch 1:").judge([linear]) is None
+
+
+def test_goals_of_convolutions_read_the_layer(linear: CaseResult) -> None:
+    entries = {
+        "intaglio": _entry(4e-5, 1.0),
+        "intaglio's kernel": _entry(3.6e-5, 0.9),
+        "intaglio's direct form": _entry(5.4e-5, 1.35),
+        "legacy fbgemm": _entry(6e-5, 1.5),
+    }
+    labels = ("56x56x64 to 64, 3x3 / 1", "7x7x512 to 512, 3x3 / 1", "14x14x96 to 576, 1x1 / 1")
+    dense, small, pointwise = (
+        replace(linear, group="convolutions", case=label, entries=entries) for label in labels
+    )
+    depthwise = replace(dense, case="56x56x144 to 144, 3x3 / 1 depthwise")
+    results = [dense, small, pointwise, depthwise]
+    counts = {
+        "direct form: share": 2,
+        "Winograd's form where": 1,
+        "1x1 convolutions of 96": 1,
+        "convolutions: the best of legacy": 4,
+    }
+    for text, cases in counts.items():
+        verdict = _goal_about(text).judge(results)
+        assert verdict is not None
+        assert verdict.cases == cases, text
+    gain = _goal_about("Winograd's form where").judge(results)
+    assert gain is not None
+    assert gain.worst == pytest.approx(1.5)
+    report = render_markdown(Run(_environment(), {"intaglio": "defaults"}, results))
+    assert (
+        "| 56x56x64 to 64, 3x3 / 1 | 40.0 (36.0 to 44.0) | 472 | 0.92 | 1.02 | 0.68 | 1.50 | 30.0 |" in report
+    )
 
 
 def test_a_run_survives_its_file(run: Run, tmp_path: Path) -> None:

@@ -176,6 +176,10 @@ def square(n: int, c: int, groups: int, kernel: int, stride: int = 1, padding: i
         (square(24, 40, 1, 1, 1, 1), (1, 5, 7)),  # a border around a kernel of one tap
         (ConvSpec(24, 32, 1, (4, 4), (2, 2), (1, 1), (1, 1), True), (2, 30, 30)),
         (square(96, 96, 96, 3, 1, 1), (2, 30, 33)),
+        (square(64, 64, 1, 3, 1, 1), (1, 56, 55)),  # Winograd's form, from here on
+        (square(96, 128, 1, 3, 1, 0), (3, 18, 30)),
+        (square(256, 64, 1, 3, 1, 1), (1, 14, 14)),  # threads take panels
+        (square(64, 64, 1, 3, 1, 1), (40, 16, 16)),
         (square(144, 144, 144, 3, 2, 1), (1, 70, 80)),  # strips of rows
         (square(240, 240, 240, 5, 1, 2), (1, 14, 14)),
         (square(32, 32, 32, 5, 2, 2), (3, 40, 300)),
@@ -221,6 +225,18 @@ def test_linear_equals_reference(isa: str, threads: int) -> None:
                 x, 200, weight, r.multiplier, r.offset, r.zero_point, r.lower, r.upper, **more
             )
             assert torch.equal(run_linear_static(x, 200, packed, r, **more), expected), (m, k, n)
+
+
+@pytest.mark.parametrize("isa", _core.available_isas())
+def test_weights_that_winograd_cannot_sum_are_exact(isa: str) -> None:
+    # Sums of 64 inputs of 127 stay below 2^25, where Winograd's form is exact; those of 128 do not.
+    _core.force_isa(isa)
+    for inputs, value in ((64, 127), (64, -128), (128, 127), (256, -128), (256, 127)):
+        case = make_case(square(64, inputs, 1, 3, 1, 1), 1, (16, 16))
+        case.weight.fill_(value)
+        case.x.fill_(255)
+        case.requantization.multiplier.fill_(1e-5)
+        assert torch.equal(case.run(), case.expected()), (inputs, value)
 
 
 @pytest.mark.parametrize("isa", _core.available_isas())

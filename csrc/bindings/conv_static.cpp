@@ -104,21 +104,70 @@ void bind_depthwise_kernels(nb::module_& m) {
       "The depthwise kernel itself, on one block of channels.");
 }
 
+void bind_winograd_kernels(nb::module_& m) {
+  m.def(
+      "pack_winograd",
+      [](uintptr_t weight, int64_t outputs, int64_t inputs, uintptr_t packed) {
+        int64_t bytes = 0;
+        active_kernels().pack_winograd(
+            {pointer<const int8_t>(weight), outputs, inputs, pointer<uint8_t>(packed), &bytes});
+        return bytes;
+      },
+      "weight"_a, "outputs"_a, "inputs"_a, "packed"_a,
+      "The bytes that it takes, written unless packed is 0.");
+  m.def(
+      "winograd_input",
+      [](uintptr_t image, const std::vector<int64_t>& start, int64_t row_bytes, int64_t channels, uintptr_t v,
+         int64_t plane_step) {
+        active_kernels().winograd_input({pointer<const uint8_t>(image), start.data(),
+                                         static_cast<int64_t>(start.size()), row_bytes, channels,
+                                         pointer<int16_t>(v), plane_step});
+      },
+      "image"_a, "start"_a, "row_bytes"_a, "channels"_a, "v"_a, "plane_step"_a);
+  m.def(
+      "winograd_multiply",
+      [](uintptr_t v, int64_t plane_step, uintptr_t packed, int64_t outputs, int64_t inputs,
+         int64_t panel_begin, int64_t panel_end, int32_t input_zero_point, uintptr_t multiplier,
+         uintptr_t offset, int32_t zero_point, int32_t lower, int32_t upper, uintptr_t residual,
+         int32_t residual_zero_point, float residual_multiplier, uintptr_t y,
+         const std::vector<std::tuple<int64_t, int64_t, int64_t>>& place, int64_t y_row_bytes,
+         int64_t y_pixel_bytes) {
+        std::vector<WinogradPlace> places;
+        for (const auto& [to, rows, columns] : place) places.push_back({to, rows, columns});
+        const int64_t bytes = active_kernels().winograd_scratch_bytes();
+        Scratch scratch(bytes);
+        active_kernels().winograd_multiply(
+            {pointer<const int16_t>(v), plane_step, static_cast<int64_t>(places.size()),
+             pointer<const uint8_t>(packed), outputs, inputs, panel_begin, panel_end, input_zero_point,
+             requantize_from(multiplier, offset, zero_point, lower, upper, residual, residual_zero_point,
+                             residual_multiplier),
+             pointer<uint8_t>(y), places.data(), y_row_bytes, y_pixel_bytes, scratch.take<uint8_t>(bytes)});
+      },
+      "v"_a, "plane_step"_a, "packed"_a, "outputs"_a, "inputs"_a, "panel_begin"_a, "panel_end"_a,
+      "input_zero_point"_a, "multiplier"_a, "offset"_a, "zero_point"_a, "lower"_a, "upper"_a, "residual"_a,
+      "residual_zero_point"_a, "residual_multiplier"_a, "y"_a, "place"_a, "y_row_bytes"_a, "y_pixel_bytes"_a);
+}
+
 }  // namespace
 
 void bind_conv_static(nb::module_& m) {
+  bind_winograd_kernels(m);
   bind_static_kernels(m);
   bind_depthwise_kernels(m);
   m.def(
       "packed_static_conv_bytes",
-      [](const std::vector<int64_t>& spec) { return packed_static_conv_bytes(spec_from(spec)); }, "spec"_a);
+      [](const std::vector<int64_t>& spec, uintptr_t weight, bool winograd) {
+        nb::gil_scoped_release release;
+        return packed_static_conv_bytes(spec_from(spec), pointer<const int8_t>(weight), winograd);
+      },
+      "spec"_a, "weight"_a, "winograd"_a);
   m.def(
       "pack_static_conv",
-      [](const std::vector<int64_t>& spec, uintptr_t weight, uintptr_t packed) {
+      [](const std::vector<int64_t>& spec, uintptr_t weight, bool winograd, uintptr_t packed) {
         nb::gil_scoped_release release;
-        pack_static_conv(spec_from(spec), pointer<const int8_t>(weight), pointer<uint8_t>(packed));
+        pack_static_conv(spec_from(spec), pointer<const int8_t>(weight), winograd, pointer<uint8_t>(packed));
       },
-      "spec"_a, "weight"_a, "packed"_a);
+      "spec"_a, "weight"_a, "winograd"_a, "packed"_a);
   m.def(
       "unpack_static_conv",
       [](uintptr_t packed, uintptr_t weight) {

@@ -332,6 +332,52 @@ struct DepthwiseStaticArgs {
   void* scratch;  // depthwise_scratch_bytes of the table, 64-byte aligned
 };
 
+// ---- 3 x 3 convolution by Winograd's F(4x4, 3x3), in integers ---------------------------------------
+// A tile is 6 x 6 input pixels, from which 4 x 4 outputs follow. Everything is exact while the true sums of
+// an output channel stay below 2^25 (255 times the sum of its positive, or of its negative, weights); the
+// caller makes sure of that. Channels, of input and output, are multiples of 2 * lanes.
+
+constexpr int64_t kWinogradPlanes = 36;
+
+// With packed == nullptr it only writes `*bytes`.
+struct PackWinogradArgs {
+  const int8_t* weight;  // (outputs, inputs, 3, 3)
+  int64_t outputs, inputs;
+  uint8_t* packed;  // *bytes long, 64-byte aligned
+  int64_t* bytes;
+};
+
+// v[plane][tile][channel] = the transformed pixels of the tiles at image + start[tile].
+struct WinogradInputArgs {
+  const uint8_t* image;
+  const int64_t* start;  // (tiles): the first pixel of each
+  int64_t tiles;
+  int64_t row_bytes, channels;  // pixels are `channels` bytes
+  int16_t* v;                   // 64-byte aligned; planes plane_step values apart, a multiple of 32
+  int64_t plane_step;
+};
+
+// Where the outputs of a tile go: those of the first `rows` rows and `columns` columns that exist.
+struct WinogradPlace {
+  int64_t offset;  // of the first one behind y and behind the residual
+  int64_t rows, columns;
+};
+
+// The outputs of some tiles and the panels panel_begin..panel_end-1 of 2 * lanes channels.
+struct WinogradMultiplyArgs {
+  const int16_t* v;  // made by winograd_input
+  int64_t plane_step, tiles;
+  const uint8_t* packed;  // made by pack_winograd of the same instruction set
+  int64_t outputs, inputs;
+  int64_t panel_begin, panel_end;
+  int32_t zero_point;
+  Requantize requantize;
+  uint8_t* y;
+  const WinogradPlace* place;  // (tiles)
+  int64_t y_row_bytes, y_pixel_bytes;
+  void* scratch;  // winograd_scratch_bytes of the table, 64-byte aligned
+};
+
 // ---- Embeddings -----------------------------------------------------------------------------------
 
 // A table of quantized rows, the same bytes on every instruction set. Each row is a float32 scale, a
@@ -393,6 +439,7 @@ struct KernelTable {
 #undef INTAGLIO_KERNEL
   int64_t (*gemm_scratch_bytes)(int64_t m, int64_t k_padded) noexcept;
   int64_t (*depthwise_scratch_bytes)(const DepthwiseStaticArgs& args) noexcept;
+  int64_t (*winograd_scratch_bytes)() noexcept;
   // Loops of nothing but the instruction in question, for the roofline: return operations done.
   int64_t (*peak_int8)(int64_t iterations) noexcept;
   int64_t (*peak_float)(int64_t iterations) noexcept;

@@ -20,6 +20,7 @@
 #include "pooling-inl.h"
 #include "quantize-inl.h"
 #include "recurrent-inl.h"
+#include "winograd-inl.h"
 
 namespace intaglio {
 
@@ -33,6 +34,7 @@ const KernelTable INTAGLIO_TABLE = {
 #undef INTAGLIO_KERNEL
     &gemm_scratch_bytes,
     &depthwise_scratch_bytes,
+    &winograd_scratch_bytes,
     &peak_int8,
     &peak_float,
     &read_bytes,

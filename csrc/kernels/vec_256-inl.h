@@ -71,6 +71,10 @@ template <int kBits>
 inline I shift_right(I v) {
   return _mm256_srli_epi32(v, kBits);
 }
+template <int kBits>
+inline I shift_right_signed(I v) {
+  return _mm256_srai_epi32(v, kBits);
+}
 inline I load_u8_int(const uint8_t* p) {
   return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(p)));
 }
@@ -256,6 +260,16 @@ inline I shuffle_u8s(I table, I index) { return _mm256_shuffle_epi8(table, index
 inline I repeat_16(const uint8_t* p) {
   return _mm256_broadcastsi128_si256(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
 }
+inline I load_u8_words(const uint8_t* p) {
+  return _mm256_cvtepu8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
+}
+inline I add_words(I a, I b) { return _mm256_add_epi16(a, b); }
+inline I sub_words(I a, I b) { return _mm256_sub_epi16(a, b); }
+template <int kBits>
+inline I shift_words_left(I v) {
+  return _mm256_slli_epi16(v, kBits);
+}
+constexpr int kWinogradTiles = 6;
 
 constexpr int kMaxVectors = 4;
 inline void pin(I& acc) { __asm__ volatile("" : "+x"(acc)); }
@@ -282,6 +296,10 @@ inline I load_weights(const int8_t* p) { return _mm256_loadu_si256(reinterpret_c
 inline void store_weights(int8_t* p, int64_t, I four) { _mm256_storeu_si256(reinterpret_cast<I*>(p), four); }
 inline I dot(I acc, I a, I w) {
   __asm__("%{" INTAGLIO_VNNI "%} vpdpbusd %2, %1, %0" : "+x"(acc) : "x"(a), "x"(w));
+  return acc;
+}
+inline I dot_words(I acc, I a, I w) {
+  __asm__("%{" INTAGLIO_VNNI "%} vpdpwssd %2, %1, %0" : "+x"(acc) : "x"(a), "x"(w));
   return acc;
 }
 inline void widen(Act* to, const uint8_t* from, int64_t n) { std::memcpy(to, from, static_cast<size_t>(n)); }
@@ -329,6 +347,7 @@ inline I dot(I acc, I a, I w) {
   __asm__("vpaddd %1, %0, %0" : "+x"(acc) : "x"(product));
   return acc;
 }
+inline I dot_words(I acc, I a, I w) { return dot(acc, a, w); }
 inline int choose_panel_vectors(int64_t) { return 2; }
 inline void interleave_taps(const uint8_t* p, int64_t tap_bytes, I (&t)[4]) {
   const I a = _mm256_loadu_si256(reinterpret_cast<const I*>(p)), none = _mm256_setzero_si256();

@@ -37,6 +37,7 @@
 //   broadcast, load_weights, dot, kGroup   acc[j] += sum over kGroup k's of a[k] * w[j][k], exact
 //   pin                     keeps an accumulator in its register: without it GCC 12 spills the K
 //                           loop's accumulators as soon as the epilogue is heavy
+//   words                   2 * kLanes int16 in an I, modulo 2^16; dot_words: acc[j] += two products of words
 #pragma once
 
 #include <immintrin.h>
@@ -95,6 +96,10 @@ inline I shift_left(I v) {
 template <int kBits>
 inline I shift_right(I v) {
   return _mm512_srli_epi32(v, kBits);
+}
+template <int kBits>
+inline I shift_right_signed(I v) {
+  return _mm512_srai_epi32(v, kBits);
 }
 inline I load_u8_int(const uint8_t* p) {
   return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(p)));
@@ -324,6 +329,20 @@ inline void interleave_taps(const uint8_t* p, int64_t tap_bytes, I (&t)[4]) {
   t[2] = _mm512_unpacklo_epi16(ab_high, cd_high);
   t[3] = _mm512_unpackhi_epi16(ab_high, cd_high);
 }
+inline I load_u8_words(const uint8_t* p) {
+  return _mm512_cvtepu8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(p)));
+}
+inline I add_words(I a, I b) { return _mm512_add_epi16(a, b); }
+inline I sub_words(I a, I b) { return _mm512_sub_epi16(a, b); }
+template <int kBits>
+inline I shift_words_left(I v) {
+  return _mm512_slli_epi16(v, kBits);
+}
+inline I dot_words(I acc, I a, I w) {
+  __asm__("vpdpwssd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(w));
+  return acc;
+}
+constexpr int kWinogradTiles = 14;  // with two vectors of channels: 28 accumulators
 inline void pin(I& acc) { __asm__ volatile("" : "+v"(acc)); }
 inline void pin_float(F& v) { __asm__ volatile("" : "+v"(v)); }
 

@@ -76,6 +76,10 @@ template <int kBits>
 inline I shift_right(I v) {
   return static_cast<I>(static_cast<uint32_t>(v) >> kBits);
 }
+template <int kBits>
+inline I shift_right_signed(I v) {
+  return v >> kBits;
+}
 inline I load_u8_int(const uint8_t* p) { return *p; }
 inline void load_quads(const float* p, int64_t, F (&v)[4]) { std::memcpy(v, p, sizeof v); }
 inline void load_byte_quads(const uint8_t* p, int64_t, I (&v)[4]) { std::memcpy(v, p, sizeof v); }
@@ -187,6 +191,23 @@ inline void store_weights(int8_t* p, int64_t stride, I four) {
   for (int i = 0; i < 4; ++i) p[i * stride] = static_cast<int8_t>(byte_at(four, i));
 }
 inline I dot(I acc, I a, I w) { return add_int(acc, a * w); }
+// Two words in an int32, the first one low.
+inline I join_words(int32_t low, int32_t high) {
+  return static_cast<I>((static_cast<uint32_t>(high) << 16) | (static_cast<uint32_t>(low) & 0xffffu));
+}
+inline int32_t low_word(I v) { return static_cast<int16_t>(v & 0xffff); }
+inline int32_t high_word(I v) { return v >> 16; }
+inline I load_u8_words(const uint8_t* p) { return join_words(p[0], p[1]); }
+inline I add_words(I a, I b) { return join_words(low_word(a) + low_word(b), high_word(a) + high_word(b)); }
+inline I sub_words(I a, I b) { return join_words(low_word(a) - low_word(b), high_word(a) - high_word(b)); }
+template <int kBits>
+inline I shift_words_left(I v) {
+  return join_words(low_word(v) * (1 << kBits), high_word(v) * (1 << kBits));
+}
+inline I dot_words(I acc, I a, I w) {
+  return add_int(add_int(acc, low_word(a) * low_word(w)), high_word(a) * high_word(w));
+}
+constexpr int kWinogradTiles = 4;
 inline void pin(I& acc) { __asm__ volatile("" : "+r"(acc)); }
 inline void pin_float(F& v) { __asm__ volatile("" : "+m"(v)); }
 inline void interleave_taps(const uint8_t* p, int64_t, I (&t)[4]) {

@@ -7,6 +7,7 @@
 
 #include "conv_static_depthwise.h"
 #include "conv_static_image.h"
+#include "conv_static_winograd.h"
 #include "gemm.h"
 
 namespace intaglio {
@@ -196,6 +197,10 @@ void conv_static(const ConvStaticCall& call) {
   const int threads = work < kSmallestParallelWork ? 1 : call.threads;
   if (packed.blocks().depthwise) {
     run_static_depthwise(call, packed, geometry, threads);
+    return;
+  }
+  if (prefers_winograd(call, packed)) {
+    run_static_winograd(call, packed, geometry, threads);
     return;
   }
   // Runs that end within 4 bytes are read beyond the last pixel of x.

@@ -66,6 +66,37 @@ void each_matrix(const ConvSpec& spec, const StaticBlocks& blocks, const Visit& 
       visit(piece * blocks.count + block, StaticMatrix(spec, blocks, phases.of(piece), block));
 }
 
+// Winograd's form: for instruction sets and sizes on which it was measured to be faster, and where its
+// weights, 8 times as large as the direct form's, still fit a large cache.
+constexpr int64_t kFewestWinogradInputs = 64;
+constexpr int64_t kMostWinogradBytes = 8 << 20;
+constexpr int64_t kLargestWinogradSum = 1 << 25;
+
+int64_t winograd_bytes(const ConvSpec& spec) {
+  int64_t bytes = 0;
+  active_kernels().pack_winograd({nullptr, spec.out_channels, spec.in_channels, nullptr, &bytes});
+  return aligned_size(bytes);
+}
+
+bool suits_winograd(const ConvSpec& spec, const int8_t* weight) {
+  const KernelTable& kernels = active_kernels();
+  if (kernels.isa == Isa::kScalar || spec.groups != 1 || spec.transposed) return false;
+  if (spec.kernel != Extent{1, 3, 3} || spec.stride != Extent{1, 1, 1} || spec.dilation != Extent{1, 1, 1})
+    return false;
+  const int64_t words = 2 * kernels.lanes, inputs = spec.in_channels;
+  if (inputs < kFewestWinogradInputs || inputs % words != 0 || spec.out_channels % words != 0) return false;
+  if (winograd_bytes(spec) > kMostWinogradBytes) return false;
+  for (int64_t n = 0; n < spec.out_channels; ++n) {
+    int64_t positive = 0, negative = 0;
+    for (int64_t i = 0; i < 9 * inputs; ++i) {
+      const int64_t w = weight[n * 9 * inputs + i];
+      (w > 0 ? positive : negative) += w;
+    }
+    if (255 * std::max(positive, -negative) >= kLargestWinogradSum) return false;
+  }
+  return true;
+}
+
 // The weight (channels, tap_rows, taps) of one piece and block of a depthwise convolution.
 struct DepthwiseBlock {
   DepthwiseShape shape;
@@ -167,7 +198,7 @@ const uint8_t* PackedStaticConv::weight(int64_t piece, int64_t block) const {
   return packed_ + offset;
 }
 
-int64_t packed_static_conv_bytes(const ConvSpec& spec) {
+int64_t packed_static_conv_bytes(const ConvSpec& spec, const int8_t* weight, bool winograd) {
   const KernelTable& kernels = active_kernels();
   const StaticBlocks blocks = static_blocks_of(spec, kernels);
   int64_t entries = 0, total = 0;
@@ -188,15 +219,15 @@ int64_t packed_static_conv_bytes(const ConvSpec& spec) {
     ++entries;
     total += aligned_size(bytes);
   });
-  return table_bytes(entries) + total;
+  return table_bytes(entries) + total + (winograd && suits_winograd(spec, weight) ? winograd_bytes(spec) : 0);
 }
 
-void pack_static_conv(const ConvSpec& spec, const int8_t* weight, uint8_t* packed) {
+void pack_static_conv(const ConvSpec& spec, const int8_t* weight, bool winograd, uint8_t* packed) {
   const KernelTable& kernels = active_kernels();
   const StaticBlocks blocks = static_blocks_of(spec, kernels);
   const int64_t pieces = Phases(spec).pieces(), entries = pieces * blocks.count;
   std::memset(packed, 0, static_cast<size_t>(table_bytes(entries)));
-  const StaticConvHeader header{kStaticConvMagic, static_cast<int32_t>(kernels.isa), spec, blocks, pieces};
+  StaticConvHeader header{kStaticConvMagic, static_cast<int32_t>(kernels.isa), spec, blocks, pieces, 0};
   std::memcpy(packed, &header, sizeof header);
   int64_t offset = table_bytes(entries);
   if (blocks.depthwise) {
@@ -214,6 +245,11 @@ void pack_static_conv(const ConvSpec& spec, const int8_t* weight, uint8_t* packe
     std::memcpy(packed + sizeof(StaticConvHeader) + entry * 8, &offset, sizeof offset);
     offset += aligned_size(bytes);
   });
+  if (!winograd || !suits_winograd(spec, weight)) return;
+  header.winograd = offset;
+  std::memcpy(packed, &header, sizeof header);
+  int64_t bytes = 0;
+  kernels.pack_winograd({weight, spec.out_channels, spec.in_channels, packed + offset, &bytes});
 }
 
 void unpack_static_conv(const uint8_t* packed, int8_t* weight) {

@@ -36,6 +36,7 @@ struct StaticConvHeader {
   ConvSpec spec;
   StaticBlocks blocks;
   int64_t pieces;
+  int64_t winograd;  // offset of what pack_winograd made, or 0
 };
 constexpr int32_t kStaticConvMagic = 0x76637473;
 
@@ -47,6 +48,8 @@ class PackedStaticConv {
   const StaticBlocks& blocks() const { return header_.blocks; }
   const uint8_t* weight(int64_t piece, int64_t block) const;
   int64_t pieces() const { return header_.pieces; }
+  // What pack_winograd made, or nullptr where the direct form is all there is.
+  const uint8_t* winograd() const { return header_.winograd == 0 ? nullptr : packed_ + header_.winograd; }
 
  private:
   const uint8_t* packed_;
@@ -54,8 +57,11 @@ class PackedStaticConv {
 };
 
 // `weight` is (out_channels, in_channels / groups, kernel...) int8, transposed convolutions too.
-int64_t packed_static_conv_bytes(const ConvSpec& spec);
-void pack_static_conv(const ConvSpec& spec, const int8_t* weight, uint8_t* packed);
+//
+// With `winograd`, a 3 x 3 convolution of many channels is packed for Winograd's form as well, if that is
+// exact for its weights; which of the two runs depends on the size of the image.
+int64_t packed_static_conv_bytes(const ConvSpec& spec, const int8_t* weight, bool winograd);
+void pack_static_conv(const ConvSpec& spec, const int8_t* weight, bool winograd, uint8_t* packed);
 void unpack_static_conv(const uint8_t* packed, int8_t* weight);
 StaticConvHeader static_conv_header(const uint8_t* packed);
 

@@ -211,8 +211,34 @@ def depthwise_static(
     y_row_bytes: int,
     y_pixel_bytes: int,
 ) -> None: ...
-def packed_static_conv_bytes(spec: list[int]) -> int: ...
-def pack_static_conv(spec: list[int], weight: int, packed: int) -> None: ...
+def pack_winograd(weight: int, outputs: int, inputs: int, packed: int) -> int: ...
+def winograd_input(
+    image: int, start: list[int], row_bytes: int, channels: int, v: int, plane_step: int
+) -> None: ...
+def winograd_multiply(
+    v: int,
+    plane_step: int,
+    packed: int,
+    outputs: int,
+    inputs: int,
+    panel_begin: int,
+    panel_end: int,
+    input_zero_point: int,
+    multiplier: int,
+    offset: int,
+    zero_point: int,
+    lower: int,
+    upper: int,
+    residual: int,
+    residual_zero_point: int,
+    residual_multiplier: float,
+    y: int,
+    place: list[tuple[int, int, int]],
+    y_row_bytes: int,
+    y_pixel_bytes: int,
+) -> None: ...
+def packed_static_conv_bytes(spec: list[int], weight: int, winograd: bool) -> int: ...
+def pack_static_conv(spec: list[int], weight: int, winograd: bool, packed: int) -> None: ...
 def unpack_static_conv(packed: int, weight: int) -> None: ...
 def packed_static_conv_spec(packed: int) -> tuple[list[int], str]: ...
 def static_panel_vectors(n: int) -> int: ...

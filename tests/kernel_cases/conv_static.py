@@ -1,4 +1,4 @@
-"""Cases of the static family: the GEMM and the depthwise convolution from uint8 to uint8."""
+"""Cases of the static family: GEMM, depthwise and Winograd convolution from uint8 to uint8."""
 
 import itertools
 
@@ -205,3 +205,131 @@ def check_depthwise(
             residual_multiplier=0.37,
         )
         assert torch.equal(y, expected), (isa, channels, shape, columns, form, repeat, residual is None)
+
+
+# G and B^T of F(4x4, 3x3), in integers.
+WEIGHT_TRANSFORM = torch.tensor([[1, 0, 0], [1, 1, 1], [1, -1, 1], [1, 2, 4], [1, -2, 4], [0, 0, 1]])
+INPUT_TRANSFORM = torch.tensor(
+    [
+        [4, 0, -5, 0, 1, 0],
+        [0, -4, -4, 1, 1, 0],
+        [0, 4, -4, -1, 1, 0],
+        [0, -2, -1, 2, 1, 0],
+        [0, 2, -1, -2, 1, 0],
+        [0, 4, 0, -5, 0, 1],
+    ]
+)
+
+
+def packed_winograd(weight: Tensor) -> Tensor:
+    """`(outputs, inputs, 3, 3)` int8 in the form of the kernels."""
+    size = _core.pack_winograd(0, *weight.shape[:2], 0)
+    packed = torch.full((size + 64,), 99, dtype=torch.uint8)
+    packed = packed[-packed.data_ptr() % 64 :]
+    assert _core.pack_winograd(weight.data_ptr(), *weight.shape[:2], packed.data_ptr()) == size
+    assert bool((packed[size:] == 99).all())
+    return packed
+
+
+def transform_tiles(image: Tensor, start: list[int]) -> tuple[Tensor, int]:
+    """`(36, tiles, channels)` int16 of an `(H, W, channels)` image, and the step between planes."""
+    channels = image.shape[2]
+    step = (len(start) * channels + 31) // 32 * 32 + 32
+    v = torch.full((36 * step + 32,), 99, dtype=torch.int16)
+    v = v[-v.data_ptr() % 64 // 2 :]
+    _core.winograd_input(image.data_ptr(), start, image.stride(0), channels, v.data_ptr(), step)
+    return v, step
+
+
+def case_pack_winograd(isa: str) -> None:
+    words = 2 * _core.vector_lanes()
+    weight = torch.randint(-128, 128, (3 * words, 2 * words, 3, 3), dtype=torch.int8)
+    packed = packed_winograd(weight)
+    sums = packed[: len(weight) * 4].view(torch.int32)
+    assert torch.equal(sums, weight.sum((1, 2, 3), dtype=torch.int32)), isa
+    g = WEIGHT_TRANSFORM
+    planes = (g @ weight.long() @ g.T).flatten(2)  # outputs, inputs, planes
+    begin = (len(weight) * 4 + 63) // 64 * 64
+    held = packed[begin : begin + planes.numel() * 2].view(torch.int16)
+    # panel, plane, pair of inputs, output of the panel, input of the pair
+    expected = planes.view(3, words, words, 2, 36).permute(0, 4, 2, 1, 3)
+    assert torch.equal(held.long(), expected.flatten()), isa
+
+
+def case_winograd_input(isa: str) -> None:
+    channels = 4 * _core.vector_lanes()
+    image = torch.randint(0, 256, (9, 11, channels), dtype=torch.uint8)
+    image[:6, :6] = torch.tensor([0, 255], dtype=torch.uint8)[torch.randint(0, 2, (6, 6, channels))]
+    at = [(0, 0), (3, 5), (1, 2)]
+    v, step = transform_tiles(image, [(y * 11 + x) * channels for y, x in at])
+    b = INPUT_TRANSFORM
+    for i, (y, x) in enumerate(at):
+        tile = image[y : y + 6, x : x + 6].permute(2, 0, 1).long()
+        expected = (b @ tile @ b.T).flatten(1).T
+        found = torch.stack([v[p * step + i * channels :][:channels] for p in range(36)])
+        assert torch.equal(found.long(), expected), (isa, i)
+
+
+def case_winograd_multiply(isa: str) -> None:
+    words = 2 * _core.vector_lanes()
+    for count, panels, form in itertools.product((1, 2, 5, 6, 7, 8, 13, 14, 15), ((0, 2), (1, 2)), FORMS):
+        check_winograd(isa, count, panels, 2 * words, words, form)
+
+
+def check_winograd(
+    isa: str,
+    count: int,
+    panels: tuple[int, int],
+    outputs: int,
+    inputs: int,
+    form: tuple[float, int, int, int],
+) -> None:
+    scale, zero_point, lower, upper = form
+    weight = torch.randint(-128, 128, (outputs, inputs, 3, 3), dtype=torch.int8)
+    packed = packed_winograd(weight)
+    image = torch.randint(0, 256, (6, 4 * count + 2, inputs), dtype=torch.uint8)
+    v, step = transform_tiles(image, [4 * i * inputs for i in range(count)])
+    place = [(4 * i * outputs, 4 - i % 4 // 3, 4 - i % 3 // 2) for i in range(count)]
+    multiplier, offset = torch.rand(outputs) * scale, torch.randn(outputs) * 40
+    centred = (image.double() - 113).permute(2, 0, 1)[None]
+    acc = torch.nn.functional.conv2d(centred, weight.double())[0].permute(1, 2, 0)
+    for residual in (None, torch.randint(0, 256, acc.shape, dtype=torch.uint8)):
+        y = torch.full(acc.shape, 99, dtype=torch.uint8)
+        _core.winograd_multiply(
+            v.data_ptr(),
+            step,
+            packed.data_ptr(),
+            outputs,
+            inputs,
+            *panels,
+            113,
+            multiplier.data_ptr(),
+            offset.data_ptr(),
+            zero_point,
+            lower,
+            upper,
+            0 if residual is None else residual.data_ptr(),
+            200,
+            0.37,
+            y.data_ptr(),
+            place,
+            y.stride(0),
+            outputs,
+        )
+        whole = requantize_sums(
+            acc,
+            multiplier,
+            offset,
+            zero_point,
+            lower,
+            upper,
+            residual=residual,
+            residual_zero_point=200,
+            residual_multiplier=0.37,
+        )
+        expected = torch.full_like(y, 99)
+        channels = slice(panels[0] * inputs, panels[1] * inputs)
+        for i, (_, rows, columns) in enumerate(place):
+            part = (slice(rows), slice(4 * i, 4 * i + columns), channels)
+            expected[part] = whole[part]
+        assert torch.equal(y, expected), (isa, count, panels, form, residual is None)
