@@ -84,6 +84,11 @@ def _share_of(name: str) -> Callable[[CaseResult], float | None]:
 
 LEGACY = ("legacy fbgemm", "legacy onednn")
 
+
+def _is_lite0(result: CaseResult) -> bool:
+    return result.group == "vision" and result.network == "EfficientNet-Lite0"
+
+
 GOALS = (
     Goal(
         "Linear's kernel, M >= 16: share of the int8 peak", 0.90, _is_arithmetic_bound, _share_of(OUR_KERNEL)
@@ -127,4 +132,11 @@ GOALS = (
         lambda result: result.group == "lstm" and result.case.startswith("16x"),
         _least_ratio("ONNX Runtime"),
     ),
+    Goal(
+        "Convolutional networks: the best of legacy / intaglio",
+        1.0,
+        lambda result: result.group == "vision",
+        _least_ratio(*LEGACY),
+    ),
+    Goal("EfficientNet-Lite0: torch float32 / intaglio", 5.0, _is_lite0, _least_ratio("torch float32")),
 )

@@ -11,6 +11,12 @@ from benchmarks.timing import QUIET, Spread
 
 __all__ = ["render_markdown"]
 
+TITLES = {
+    "minilm": "MiniLM-L6, a sentence encoder",
+    "lstm": "LSTM, a voice encoder",
+    "vision": "Convolutional networks",
+}
+
 METHOD = """\
 Written by `make bench`; the figures behind it, with quartiles, are in `results.json`.
 
@@ -27,7 +33,7 @@ def render_markdown(run: Run) -> str:
     """The whole report."""
     parts = ["# Benchmarks", METHOD, _render_environment(run)]
     parts += ["## Goals", _render_goals(run.results)]
-    for group, title in (("minilm", "MiniLM-L6, a sentence encoder"), ("lstm", "LSTM, a voice encoder")):
+    for group, title in TITLES.items():
         results = [result for result in run.results if result.group == group]
         if results:
             parts += [f"## {title}", *_render_network(results)]

@@ -30,6 +30,7 @@ PACES = {
     "kernels": Pace(seconds=0.8, rounds=7),
     "minilm": Pace(seconds=10, rounds=9),
     "lstm": Pace(seconds=10, rounds=9),
+    "vision": Pace(seconds=10, rounds=9),
 }
 QUICK_PACE = Pace(seconds=0.3, rounds=5)
 

@@ -1,7 +1,8 @@
 """What is computed: networks, and inputs at the shapes to report.
 
-Three groups: `kernels` (one Linear at many shapes), `minilm` (a sentence encoder) and `lstm` (a voice
-encoder), the last two made by `models`. A `Network` is built once and timed at each `Case`.
+Four groups: `kernels` (one Linear at many shapes), `minilm` (a sentence encoder), `lstm` (a voice encoder),
+both made by `models`, and `vision` (convolutional networks, made by `vision_models`). A `Network` is built
+once and timed at each `Case`.
 Knows no contestant.
 """
 
@@ -17,14 +18,14 @@ __all__ = ["GROUPS", "Case", "Inputs", "Network", "list_shapes", "make_networks"
 
 Inputs = tuple[Tensor, ...]
 
-GROUPS = ("kernels", "minilm", "lstm")
+GROUPS = ("kernels", "minilm", "lstm", "vision")
 
 _ROWS = (1, 16, 32, 128, 512)
 _WIDTHS = (384, 768, 1536, 3072)
 # So small that the time is Python and dispatch and nothing else.
 _OVERHEAD = (1, 16, 16)
 
-# By group: M, K, N of a Linear; batch and tokens; batch and frames.
+# By group: M, K, N of a Linear; batch and tokens; batch and frames; number of a network and batch.
 SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "kernels": (
         _OVERHEAD,
@@ -35,11 +36,13 @@ SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     ),
     "minilm": ((1, 32), (1, 128), (8, 128)),
     "lstm": ((1, 160), (16, 160)),
+    "vision": ((0, 1), (1, 1), (2, 1), (2, 8), (3, 1)),
 }
 QUICK_SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "kernels": (_OVERHEAD, *((m, k, n) for k in (384, 1536) for n in (384, 1536) for m in (1, 16, 128))),
     "minilm": ((1, 32),),
     "lstm": ((1, 160),),
+    "vision": ((1, 1),),
 }
 
 
@@ -92,9 +95,14 @@ def make_networks(group: str, *, quick: bool = False) -> Iterator[Network]:
     shapes = list_shapes(group, quick=quick)
     if group == "kernels":
         return _make_linears(shapes)
-    from benchmarks import models  # needs the demo's packages, which the kernels do not
+    from benchmarks import models, vision_models  # need the demo's packages, which the kernels do not
 
-    return models.make_minilm(shapes) if group == "minilm" else models.make_voice_encoder(shapes)
+    makers = {
+        "minilm": models.make_minilm,
+        "lstm": models.make_voice_encoder,
+        "vision": vision_models.make_vision,
+    }
+    return makers[group](shapes)
 
 
 def _make_linears(shapes: Sequence[tuple[int, ...]]) -> Iterator[Network]:

@@ -175,6 +175,10 @@ def square(n: int, c: int, groups: int, kernel: int, stride: int = 1, padding: i
         (square(16, 16, 1, 3, 1, 1), (40, 40, 40)),  # more than one group of samples
         (square(24, 40, 1, 1, 1, 1), (1, 5, 7)),  # a border around a kernel of one tap
         (ConvSpec(24, 32, 1, (4, 4), (2, 2), (1, 1), (1, 1), True), (2, 30, 30)),
+        (square(96, 96, 96, 3, 1, 1), (2, 30, 33)),
+        (square(144, 144, 144, 3, 2, 1), (1, 70, 80)),  # strips of rows
+        (square(240, 240, 240, 5, 1, 2), (1, 14, 14)),
+        (square(32, 32, 32, 5, 2, 2), (3, 40, 300)),
     ],
     ids=str,
 )

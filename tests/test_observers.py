@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import inspect
 import pickle
@@ -225,11 +226,10 @@ def test_what_is_not_finite_is_passed_over_with_one_warning(kind: Callable[..., 
     clean, observer = kind(), kind()
     observer.name = "layer1.0.conv"
     bad = torch.cat([x.flatten(), torch.tensor([wrong, 0.0])])
-    with pytest.warns(ObserverWarning, match=r"'layer1.0.conv'.*NaN or infinite") as seen:
+    with pytest.warns(ObserverWarning, match=r"'layer1.0.conv'.*NaN or infinite"):
         observer(bad)
-        observer(bad)
-        observer(torch.full((3,), wrong))
-    assert len(seen) == 1
+    observer(bad)  # a second warning would be an error
+    observer(torch.full((3,), wrong))
     clean(bad[torch.isfinite(bad)])
     clean(bad[torch.isfinite(bad)])
     assert [float(v) for v in observer.range()] == [float(v) for v in clean.range()]
@@ -307,10 +307,12 @@ def test_a_range_beyond_float32_is_an_error_with_the_layers_name(kind: Callable[
     observer.name = "wide"
     for _ in range(20):
         observer(torch.tensor([-3.4e38, 3.4e38, 1.0]))
-    try:
-        assert bool(torch.isfinite(observer.choose().scale))  # those that cut the range may choose one
-    except ConfigError as error:
-        assert "of 'wide': a range wider than" in str(error)
+    if kind in (MinMaxObserver, MovingAverageMinMaxObserver):
+        with pytest.raises(ConfigError, match="of 'wide': a range wider than"):
+            observer.choose()
+        return
+    with contextlib.suppress(ConfigError):  # those that cut the range may choose one
+        assert bool(torch.isfinite(observer.choose().scale))
 
 
 @any_kind
@@ -328,7 +330,7 @@ def test_axes_and_channels_that_do_not_fit_are_errors_with_the_layers_name() -> 
         observer(torch.rand(3, 4))
     observer = PerChannelMinMaxObserver()
     observer(torch.rand(3, 4))
-    with pytest.raises(InputError, match="5 channels on axis 0.*but 3 before"):
+    with pytest.raises(InputError, match=r"5 channels on axis 0.*but 3 before"):
         observer(torch.rand(5, 4))
 
 
@@ -425,7 +427,7 @@ def test_an_observed_models_state_loads_into_another(kind: Callable[..., Any]) -
 def test_a_state_that_does_not_fit_is_an_error_that_names_it() -> None:
     model = nn.ModuleDict({"a": MinMaxObserver(), "b": MinMaxObserver()})
     state = get_observer_state_dict(model)
-    with pytest.raises(ConfigError, match="'c.min_val'.*nothing is there for 'b'"):
+    with pytest.raises(ConfigError, match=r"'c.min_val'.*nothing is there for 'b'"):
         load_observer_state_dict(model, {k.replace("b.", "c."): v for k, v in state.items()})
     with pytest.raises(ConfigError, match="'a' is a MinMaxObserver, whose state lacks 'min_val'"):
         load_observer_state_dict(model, {k: v for k, v in state.items() if k != "a.min_val"})

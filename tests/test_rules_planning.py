@@ -12,6 +12,7 @@ from intaglio import default_dynamic_qconfig as INT8_QCONFIG
 from intaglio import float16_dynamic_qconfig as HALF_QCONFIG
 from intaglio import per_tensor_dynamic_qconfig as TENSOR_QCONFIG
 from intaglio.eager.planning import Plan, plan_dynamic, read_spec, refuse_model, rules_with
+from intaglio.observer import ObserverFactory
 from intaglio.rules import OpRule, all_rules, register_rule, rule_of, why_no_rule
 
 
@@ -170,7 +171,12 @@ def test_precedence_is_the_legacy_one() -> None:
     }
     legacy = Net()
     propagate_qconfig_(legacy, ours)
-    theirs = {n: m.qconfig for n, m in legacy.named_modules() if isinstance(m, nn.Linear) and m.qconfig}
+    # The legacy adds arguments of its own to each factory.
+    theirs = {
+        path: QConfig(*(ObserverFactory(made.observer, made.arguments) for made in module.qconfig))
+        for path, module in legacy.named_modules()
+        if isinstance(module, nn.Linear) and module.qconfig
+    }
     assert chosen(Net(), ours) == theirs
 
 

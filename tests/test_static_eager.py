@@ -179,7 +179,9 @@ def test_hooks_of_the_user_stay_and_observers_go(model: Any, data: Tensor) -> No
     assert len(model.stem._forward_hooks) == 1
 
 
-def test_prepared_models_can_be_copied_pickled_and_their_states_loaded(model: nn.Module, data: Tensor) -> None:
+def test_prepared_models_can_be_copied_pickled_and_their_states_loaded(
+    model: nn.Module, data: Tensor
+) -> None:
     # pytorch/pytorch#57352, #51216
     prepared = calibrated(model, data)
     expected = convert(prepared)(data)

@@ -8,11 +8,19 @@ import logging
 import tempfile
 import warnings
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime
 import torch
-from onnxruntime.quantization import QuantType, quantize_dynamic
+from onnxruntime.quantization import (
+    CalibrationDataReader,
+    QuantFormat,
+    QuantType,
+    quantize_dynamic,
+    quantize_static,
+)
+from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers import optimizer
 from torch import Tensor
 
@@ -22,6 +30,8 @@ from benchmarks.workloads import Inputs, Network
 __all__ = ["OnnxRuntimeDynamic"]
 
 ERRORS_ONLY = 3
+STATIC = frozenset({"vision"})
+"""The groups that are quantized with calibrated ranges."""
 
 
 class OnnxRuntimeDynamic(Contestant):
@@ -30,7 +40,8 @@ class OnnxRuntimeDynamic(Contestant):
     name = "ONNX Runtime"
     configuration = (
         "`quantize_dynamic`, QInt8 weights per channel; attention, GELU and layer norms fused by "
-        "`onnxruntime.transformers.optimizer`; ORT_ENABLE_ALL, spinning threads, I/O binding"
+        "`onnxruntime.transformers.optimizer`; networks with stubs by `quantize_static`, QDQ, QUInt8 activations, "
+        "MinMax; ORT_ENABLE_ALL, spinning threads, I/O binding"
     )
 
     def __init__(self, network: Network, threads: int) -> None:
@@ -79,6 +90,9 @@ def _export_quantized(network: Network, inputs: Inputs, folder: Path) -> str:
         if network.attention:
             fusion = optimizer.optimize_model(floating, model_type="bert", opt_level=0, **network.attention)
             fusion.save_model_to_file(fused)
+        if network.group in STATIC:
+            _quantize_static(network, floating, quantized)
+            return quantized
         quantize_dynamic(
             fused if network.attention else floating,
             quantized,
@@ -88,6 +102,33 @@ def _export_quantized(network: Network, inputs: Inputs, folder: Path) -> str:
             extra_options={"DefaultTensorType": onnx.TensorProto.FLOAT},
         )
     return quantized
+
+
+class Calibration(CalibrationDataReader):  # type: ignore[misc]
+    """The network's calibration batches, one after the other."""
+
+    def __init__(self, network: Network) -> None:
+        self.batches = iter(network.calibration)
+
+    def get_next(self) -> dict[str, Any] | None:
+        """The next batch by the inputs' names."""
+        batch = next(self.batches, None)
+        return None if batch is None else {name: x.numpy() for name, x in _name_inputs(batch).items()}
+
+
+def _quantize_static(network: Network, floating: str, quantized: str) -> None:
+    """QDQ format after its own pre-processing, which folds the batch norms."""
+    prepared = floating + ".prepared"
+    quant_pre_process(floating, prepared, skip_symbolic_shape=True)
+    quantize_static(
+        prepared,
+        quantized,
+        Calibration(network),
+        quant_format=QuantFormat.QDQ,
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+    )
 
 
 def _name_inputs(inputs: Inputs) -> dict[str, Tensor]:

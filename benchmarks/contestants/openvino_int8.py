@@ -78,6 +78,7 @@ class OpenVinoDynamic(OpenVino):
         "`nncf.compress_weights` INT8_SYM, dynamic quantization in groups of 384, otherwise the same"
     )
     stays_float = frozenset({"lstm"})
+    skips = frozenset({"kernels", "vision"})
     compile_options: ClassVar[dict[str, object]] = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": 384}
 
     def quantize(self, converted: openvino.Model) -> openvino.Model:

@@ -22,7 +22,7 @@ class TorchaoCompiled(Contestant):
         "`Int8DynamicActivationInt8WeightConfig`, `torch.compile(mode='max-autotune', dynamic=False)`, "
         "Inductor freezing"
     )
-    skips = frozenset({"kernels"})
+    skips = frozenset({"kernels", "vision"})
     stays_float = frozenset({"lstm"})
 
     def __init__(self, network: Network, threads: int) -> None:

@@ -50,10 +50,65 @@ void bind_static_kernels(nb::module_& m) {
       "The static GEMM kernel itself, one thread; an empty `start` or `place` is an even spacing.");
 }
 
+void bind_depthwise_kernels(nb::module_& m) {
+  m.def(
+      "pack_depthwise",
+      [](uintptr_t weight, int64_t channels, int64_t tap_rows, int64_t taps, int64_t stride, int64_t dilation,
+         uintptr_t packed) {
+        int64_t bytes = 0;
+        active_kernels().pack_depthwise({{channels, tap_rows, taps, stride, dilation},
+                                         pointer<const int8_t>(weight),
+                                         pointer<uint8_t>(packed),
+                                         &bytes});
+        return bytes;
+      },
+      "weight"_a, "channels"_a, "tap_rows"_a, "taps"_a, "stride"_a, "dilation"_a, "packed"_a,
+      "Packs a block of a depthwise weight, unless packed is 0; the bytes that it takes.");
+  m.def(
+      "depthwise_static",
+      [](int64_t channels, int64_t tap_rows, int64_t taps, int64_t stride, int64_t dilation, uintptr_t packed,
+         const std::vector<uintptr_t>& source, const std::vector<int64_t>& row_offset, int64_t row_step,
+         int64_t pixel_bytes, int64_t repeat, int64_t first, int64_t low, int64_t width,
+         int32_t input_zero_point, int64_t rows, int64_t columns, uintptr_t multiplier, uintptr_t offset,
+         int32_t zero_point, int32_t lower, int32_t upper, uintptr_t residual, int32_t residual_zero_point,
+         float residual_multiplier, uintptr_t y, int64_t y_row_bytes, int64_t y_pixel_bytes) {
+        std::vector<const uint8_t*> pointers;
+        for (const uintptr_t row : source) pointers.push_back(pointer<const uint8_t>(row));
+        DepthwiseStaticArgs args{{channels, tap_rows, taps, stride, dilation},
+                                 pointer<const uint8_t>(packed),
+                                 pointers.data(),
+                                 row_offset.data(),
+                                 row_step,
+                                 pixel_bytes,
+                                 repeat,
+                                 first,
+                                 low,
+                                 width,
+                                 input_zero_point,
+                                 rows,
+                                 columns,
+                                 requantize_from(multiplier, offset, zero_point, lower, upper, residual,
+                                                 residual_zero_point, residual_multiplier),
+                                 pointer<uint8_t>(y),
+                                 y_row_bytes,
+                                 y_pixel_bytes,
+                                 nullptr};
+        Scratch scratch(active_kernels().depthwise_scratch_bytes(args));
+        args.scratch = scratch.take<uint8_t>(0);
+        active_kernels().depthwise_static(args);
+      },
+      "channels"_a, "tap_rows"_a, "taps"_a, "stride"_a, "dilation"_a, "packed"_a, "source"_a, "row_offset"_a,
+      "row_step"_a, "pixel_bytes"_a, "repeat"_a, "first"_a, "low"_a, "width"_a, "input_zero_point"_a,
+      "rows"_a, "columns"_a, "multiplier"_a, "offset"_a, "zero_point"_a, "lower"_a, "upper"_a, "residual"_a,
+      "residual_zero_point"_a, "residual_multiplier"_a, "y"_a, "y_row_bytes"_a, "y_pixel_bytes"_a,
+      "The depthwise kernel itself, on one block of channels.");
+}
+
 }  // namespace
 
 void bind_conv_static(nb::module_& m) {
   bind_static_kernels(m);
+  bind_depthwise_kernels(m);
   m.def(
       "packed_static_conv_bytes",
       [](const std::vector<int64_t>& spec) { return packed_static_conv_bytes(spec_from(spec)); }, "spec"_a);

@@ -291,6 +291,47 @@ struct ApplyGatesArgs {
   bool relu;
 };
 
+// ---- Depthwise convolution from u8 to u8 -----------------------------------------------------------
+// A block is 4 * lanes neighbouring output channels: the whole of a kernel call. Neighbouring taps of a row
+// are interleaved, so that one dot product sums several of them, and an interleaving serves several outputs.
+
+// The taps of one block: `tap_rows` rows of `taps` taps, `dilation` pixels apart, outputs `stride` pixels
+// apart.
+struct DepthwiseShape {
+  int64_t channels;  // of this block, at most 4 * lanes
+  int64_t tap_rows, taps;
+  int64_t stride, dilation;
+};
+
+// With packed == nullptr it only writes `*bytes`.
+struct PackDepthwiseArgs {
+  DepthwiseShape shape;
+  const int8_t* weight;  // (channels, tap_rows, taps)
+  uint8_t* packed;       // *bytes long, 64-byte aligned
+  int64_t* bytes;
+};
+
+// Rows of outputs of one block and one sample. Output row r reads, for tap row t, row r * row_step +
+// row_offset[t] of `source`. Pixel x of a bordered row is pixel x - low of the source, or the zero point
+// beyond it; output column c reads bordered pixels c * stride + tap * dilation.
+struct DepthwiseStaticArgs {
+  DepthwiseShape shape;
+  const uint8_t* packed;         // made by pack_depthwise of the same instruction set and shape
+  const uint8_t* const* source;  // rows at the block's first input channel, nullptr: zero points
+  const int64_t* row_offset;     // (tap_rows), ascending from 0 on
+  int64_t row_step;
+  int64_t pixel_bytes;  // of the source
+  int64_t repeat;       // output channels that share an input channel
+  int64_t first;        // of the block's first output channel: which of the `repeat` it is
+  int64_t low, width;
+  int32_t zero_point;
+  int64_t rows, columns;  // outputs
+  Requantize requantize;  // of the block's first channel; the residual lies as y
+  uint8_t* y;
+  int64_t y_row_bytes, y_pixel_bytes;
+  void* scratch;  // depthwise_scratch_bytes of the table, 64-byte aligned
+};
+
 // ---- Embeddings -----------------------------------------------------------------------------------
 
 // A table of quantized rows, the same bytes on every instruction set. Each row is a float32 scale, a
@@ -351,6 +392,7 @@ struct KernelTable {
 #include "kernels.inc"
 #undef INTAGLIO_KERNEL
   int64_t (*gemm_scratch_bytes)(int64_t m, int64_t k_padded) noexcept;
+  int64_t (*depthwise_scratch_bytes)(const DepthwiseStaticArgs& args) noexcept;
   // Loops of nothing but the instruction in question, for the roofline: return operations done.
   int64_t (*peak_int8)(int64_t iterations) noexcept;
   int64_t (*peak_float)(int64_t iterations) noexcept;

@@ -39,6 +39,11 @@ struct PanelRequantizer {
     const I input_zero = set_int(input_zero_point);
     const F largest = set(255.0f * 128.0f * static_cast<float>(k)), none = set(0.0f);
     F most = none;
+    for (int j = columns / kLanes * kLanes; j < kWidth; j += kLanes) {
+      store_int(first + j, set_int(0));
+      store(multiplier + j, none);
+      store(offset + j, none);
+    }
     for (int j = 0; j < columns; j += kLanes) {
       const int n = columns - j < kLanes ? columns - j : kLanes;
       const F m = load_n(r.multiplier + begin + j, n), o = load_n(r.offset + begin + j, n);

@@ -9,6 +9,7 @@
 #include "conv-inl.h"
 #include "conv_depthwise-inl.h"
 #include "elementwise-inl.h"
+#include "depthwise_static-inl.h"
 #include "embedding-inl.h"
 #include "gemm-inl.h"
 #include "gemm_half-inl.h"
@@ -33,6 +34,7 @@ const KernelTable INTAGLIO_TABLE = {
 #include "kernels.inc"
 #undef INTAGLIO_KERNEL
     &gemm_scratch_bytes,
+    &depthwise_scratch_bytes,
     &peak_int8,
     &peak_float,
     &read_bytes,

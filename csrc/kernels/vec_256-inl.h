@@ -163,6 +163,11 @@ inline Bytes pack_bytes(const I (&v)[NV], I zero) {
   if constexpr (NV > 2) high = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[NV - 1]), zero);
   return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
 }
+inline Bytes pack_interleaved(const I (&v)[4], I zero) {
+  const I low = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), zero);
+  const I high = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), zero);
+  return _mm256_packus_epi16(low, high);
+}
 template <int NV>
 inline void store_bytes(uint8_t* p, Bytes v) {
   if constexpr (NV == 4) {
@@ -282,6 +287,18 @@ inline I dot(I acc, I a, I w) {
   return acc;
 }
 inline void widen(Act* to, const uint8_t* from, int64_t n) { std::memcpy(to, from, static_cast<size_t>(n)); }
+inline void interleave_taps(const uint8_t* p, int64_t tap_bytes, I (&t)[4]) {
+  const auto tap = [p, tap_bytes](int i) {
+    return _mm256_loadu_si256(reinterpret_cast<const I*>(p + i * tap_bytes));
+  };
+  const I a = tap(0), b = tap(1), c = tap(2), d = tap(3);
+  const I ab = _mm256_unpacklo_epi8(a, b), cd = _mm256_unpacklo_epi8(c, d);
+  const I ab_high = _mm256_unpackhi_epi8(a, b), cd_high = _mm256_unpackhi_epi8(c, d);
+  t[0] = _mm256_unpacklo_epi16(ab, cd);
+  t[1] = _mm256_unpackhi_epi16(ab, cd);
+  t[2] = _mm256_unpacklo_epi16(ab_high, cd_high);
+  t[3] = _mm256_unpackhi_epi16(ab_high, cd_high);
+}
 // 4 x 24 and 6 x 16 fill the sixteen registers; wider tiles spill.
 inline int choose_panel_vectors(int64_t n) { return n % 24 == 0 ? 3 : 2; }
 #else
@@ -315,6 +332,15 @@ inline I dot(I acc, I a, I w) {
   return acc;
 }
 inline int choose_panel_vectors(int64_t) { return 2; }
+inline void interleave_taps(const uint8_t* p, int64_t tap_bytes, I (&t)[4]) {
+  const I a = _mm256_loadu_si256(reinterpret_cast<const I*>(p)), none = _mm256_setzero_si256();
+  const I b = _mm256_loadu_si256(reinterpret_cast<const I*>(p + tap_bytes));
+  const I low = _mm256_unpacklo_epi8(a, b), high = _mm256_unpackhi_epi8(a, b);
+  t[0] = _mm256_unpacklo_epi8(low, none);
+  t[1] = _mm256_unpackhi_epi8(low, none);
+  t[2] = _mm256_unpacklo_epi8(high, none);
+  t[3] = _mm256_unpackhi_epi8(high, none);
+}
 inline void widen(Act* to, const uint8_t* from, int64_t n) {
   int64_t i = 0;
   for (; i + 16 <= n; i += 16)

@@ -14,6 +14,10 @@
 //                           set_words; store_bytes writes the bytes of so many vectors, store_bytes_n the
 //                           first n
 //   widen                   n bytes as Act
+//   interleave_taps         t[0..3]: kGroup neighbouring taps of 4 * kLanes channels, a channel in each 32
+//   bits,
+//                           in the order in which pack_interleaved brings four vectors of sums back to bytes:
+//                           t[q] holds the channels 4 * q .. 4 * q + 3 of every sixteen
 //   add_int, mul_int ...    modulo 2^32; min_int, max_int are signed, shifts are logical
 //   load_u8_int             kLanes bytes, zero-extended
 //   load_u4                 nibbles i, i + 1, ... of p, the first of each byte its low one; i is a
@@ -173,6 +177,11 @@ inline Bytes pack_bytes(const I (&v)[NV], I zero) {
   if constexpr (NV > 2) high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[NV - 1]), zero);
   return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
 }
+inline Bytes pack_interleaved(const I (&v)[4], I zero) {
+  const I low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero);
+  const I high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), zero);
+  return _mm512_packus_epi16(low, high);
+}
 template <int NV>
 inline void store_bytes(uint8_t* p, Bytes v) {
   if constexpr (NV == 4) {
@@ -307,6 +316,16 @@ inline void store_weights(int8_t* p, int64_t, I four) { _mm512_storeu_si512(p, f
 inline I dot(I acc, I a, I w) {
   __asm__("vpdpbusd %2, %1, %0" : "+v"(acc) : "v"(a), "v"(w));
   return acc;
+}
+inline void interleave_taps(const uint8_t* p, int64_t tap_bytes, I (&t)[4]) {
+  const I a = _mm512_loadu_si512(p), b = _mm512_loadu_si512(p + tap_bytes);
+  const I c = _mm512_loadu_si512(p + 2 * tap_bytes), d = _mm512_loadu_si512(p + 3 * tap_bytes);
+  const I ab = _mm512_unpacklo_epi8(a, b), cd = _mm512_unpacklo_epi8(c, d);
+  const I ab_high = _mm512_unpackhi_epi8(a, b), cd_high = _mm512_unpackhi_epi8(c, d);
+  t[0] = _mm512_unpacklo_epi16(ab, cd);
+  t[1] = _mm512_unpackhi_epi16(ab, cd);
+  t[2] = _mm512_unpacklo_epi16(ab_high, cd_high);
+  t[3] = _mm512_unpackhi_epi16(ab_high, cd_high);
 }
 inline void pin(I& acc) { __asm__ volatile("" : "+v"(acc)); }
 inline void pin_float(F& v) { __asm__ volatile("" : "+v"(v)); }

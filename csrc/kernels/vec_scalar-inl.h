@@ -159,6 +159,7 @@ inline Bytes pack_bytes(const I (&v)[NV], I zero) {
   for (int j = 0; j < NV; ++j) bytes.at[j] = saturate((v[j] < 0x10000 ? v[j] : 0x10000) + zero);
   return bytes;
 }
+inline Bytes pack_interleaved(const I (&v)[4], I zero) { return pack_bytes<4>(v, zero); }
 template <int NV>
 inline void store_bytes(uint8_t* p, Bytes v) {
   std::memcpy(p, v.at, NV);
@@ -197,6 +198,9 @@ inline void store_weights(int8_t* p, int64_t stride, I four) {
 inline I dot(I acc, I a, I w) { return add_int(acc, a * w); }
 inline void pin(I& acc) { __asm__ volatile("" : "+r"(acc)); }
 inline void pin_float(F& v) { __asm__ volatile("" : "+m"(v)); }
+inline void interleave_taps(const uint8_t* p, int64_t, I (&t)[4]) {
+  for (int q = 0; q < 4; ++q) t[q] = p[q];
+}
 inline void widen(Act* to, const uint8_t* from, int64_t n) { std::memcpy(to, from, static_cast<size_t>(n)); }
 
 inline int choose_panel_vectors(int64_t) { return 4; }

@@ -5,7 +5,8 @@
 #include <cstring>
 #include <stdexcept>
 
-#include "conv_image.h"
+#include "conv_static_depthwise.h"
+#include "conv_static_image.h"
 #include "gemm.h"
 
 namespace intaglio {
@@ -15,61 +16,11 @@ namespace {
 constexpr int64_t kGroupBytes = 1 << 20;
 // Input that stays in L2 while all panels pass over it.
 constexpr int64_t kBlockBytes = 384 * 1024;
-// Below this many multiply-adds, or bytes copied, a second thread costs more than it brings.
+// Below this many multiply-adds a second thread costs more than it brings.
 constexpr int64_t kSmallestParallelWork = 1'500'000;
-constexpr int64_t kSmallestParallelBytes = 1 << 17;
 // A thread's own pixels must be enough to repay reading all of the weights.
 constexpr int64_t kSmallestRowShare = 48;
 constexpr int64_t kRowGrain = 24;  // a multiple of the tiles' heights
-
-// Copies of the samples with their borders.
-class BorderedImage {
- public:
-  BorderedImage(const ConvStaticCall& call, const ConvSpec& spec, const ConvGeometry& geometry)
-      : call_(call), mode_(spec.padding_mode), g_(geometry) {}
-
-  void copy(int64_t first, int64_t samples, int threads, uint8_t* image) const {
-    const int64_t rows = g_.bordered[0] * g_.bordered[1];
-    if (samples * g_.sample_bytes < kSmallestParallelBytes) threads = 1;
-    run_parallel(threads, [&](int thread, int count) {
-      const Share share = share_of(samples * rows, 1, thread, count);
-      for (int64_t i = share.begin; i < share.end; ++i)
-        copy_row(first + i / rows, i / g_.bordered[1] % g_.bordered[0], i % g_.bordered[1],
-                 image + i * g_.row_bytes);
-    });
-  }
-
- private:
-  void copy_row(int64_t sample, int64_t z, int64_t y, uint8_t* row) const {
-    const int64_t width = g_.input[2], low = g_.low[2], pixel = g_.pixel_bytes;
-    const int64_t source_z = source_of(z - g_.low[0], g_.input[0], mode_);
-    const int64_t source_y = source_of(y - g_.low[1], g_.input[1], mode_);
-    if (source_z < 0 || source_y < 0) {
-      std::memset(row, call_.zero_point, static_cast<size_t>(g_.row_bytes));
-      return;
-    }
-    const int64_t source = ((sample * g_.input[0] + source_z) * g_.input[1] + source_y) * width;
-    std::memcpy(row + low * pixel, call_.x + source * pixel, static_cast<size_t>(width * pixel));
-    fill_border(row, 0, low);
-    fill_border(row, low + width, g_.bordered[2]);
-  }
-
-  void fill_border(uint8_t* row, int64_t begin, int64_t end) const {
-    const int64_t pixel = g_.pixel_bytes, low = g_.low[2];
-    if (mode_ == PaddingMode::kZeros) {
-      std::memset(row + begin * pixel, call_.zero_point, static_cast<size_t>((end - begin) * pixel));
-      return;
-    }
-    for (int64_t x = begin; x < end; ++x) {
-      const int64_t source = low + source_of(x - low, g_.input[2], mode_);
-      std::memcpy(row + x * pixel, row + source * pixel, static_cast<size_t>(pixel));
-    }
-  }
-
-  const ConvStaticCall& call_;
-  PaddingMode mode_;
-  const ConvGeometry& g_;
-};
 
 // One piece of the convolution: its outputs, its runs, and how its rows lie.
 struct StaticPiece {
@@ -243,6 +194,10 @@ void conv_static(const ConvStaticCall& call) {
   const int64_t work = call.batch * volume(spec.transposed ? call.input : call.output) * spec.out_channels *
                        (spec.in_channels / spec.groups) * volume(spec.kernel);
   const int threads = work < kSmallestParallelWork ? 1 : call.threads;
+  if (packed.blocks().depthwise) {
+    run_static_depthwise(call, packed, geometry, threads);
+    return;
+  }
   // Runs that end within 4 bytes are read beyond the last pixel of x.
   const bool in_place = geometry.bordered == geometry.input && packed.blocks().inputs % 4 == 0;
   const int64_t together =
@@ -254,7 +209,7 @@ void conv_static(const ConvStaticCall& call) {
   auto* workspaces = scratch.take<uint8_t>(conv.workspace_bytes() * threads);
   for (int64_t first = 0; first < call.batch; first += together) {
     const int64_t samples = std::min(together, call.batch - first);
-    if (!in_place) BorderedImage(call, spec, geometry).copy(first, samples, threads, image);
+    if (!in_place) copy_bordered(call, spec, geometry, first, samples, threads, image);
     conv.run(first, samples, in_place ? call.x : image, workspaces, threads);
   }
 }

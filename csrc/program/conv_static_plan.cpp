@@ -1,6 +1,7 @@
 // Blocks, runs and the packed weight of a static convolution.
 #include "conv_static_plan.h"
 
+#include <algorithm>
 #include <cstring>
 #include <stdexcept>
 #include <string>
@@ -9,6 +10,9 @@
 
 namespace intaglio {
 namespace {
+
+// More outputs than this for each input channel, and a GEMM uses its lanes better.
+constexpr int64_t kMostDepthwiseRepeats = 4;
 
 // The matrix that pack_gemm gets for one piece and block, and where each of its values comes from.
 class StaticMatrix {
@@ -62,11 +66,71 @@ void each_matrix(const ConvSpec& spec, const StaticBlocks& blocks, const Visit& 
       visit(piece * blocks.count + block, StaticMatrix(spec, blocks, phases.of(piece), block));
 }
 
+// The weight (channels, tap_rows, taps) of one piece and block of a depthwise convolution.
+struct DepthwiseBlock {
+  DepthwiseShape shape;
+  std::vector<int8_t> weight;
+};
+
+DepthwiseBlock depthwise_block(const ConvSpec& spec, const StaticBlocks& blocks,
+                               const std::array<Phase, kAxes>& phase, int64_t block, const int8_t* weight) {
+  const int64_t first = block * blocks.outputs,
+                channels = std::min(blocks.outputs, spec.out_channels - first);
+  const int64_t taps = volume(spec.kernel);
+  DepthwiseBlock part{depthwise_shape(phase, channels, spec.transposed ? 1 : spec.stride[2]), {}};
+  if (weight == nullptr) return part;
+  const auto tap_at = [&phase](size_t axis, int64_t i) {
+    return phase[axis].first_tap + i * phase[axis].tap_step;
+  };
+  for (int64_t c = first; c < first + channels; ++c)
+    for (int64_t y = 0; y < phase[1].taps; ++y)
+      for (int64_t z = 0; z < phase[0].taps; ++z)
+        for (int64_t x = 0; x < phase[2].taps; ++x)
+          part.weight.push_back(
+              weight[c * taps + (tap_at(0, z) * spec.kernel[1] + tap_at(1, y)) * spec.kernel[2] +
+                     tap_at(2, x)]);
+  return part;
+}
+
+// visit(entry, block) of a depthwise convolution; `weight` may be nullptr.
+template <class Visit>
+void each_depthwise(const ConvSpec& spec, const StaticBlocks& blocks, const int8_t* weight,
+                    const Visit& visit) {
+  const Phases phases(spec);
+  for (int64_t piece = 0; piece < phases.pieces(); ++piece)
+    for (int64_t block = 0; block < blocks.count; ++block)
+      visit(piece * blocks.count + block, depthwise_block(spec, blocks, phases.of(piece), block, weight));
+}
+
+void pack_static_depthwise(const ConvSpec& spec, const StaticBlocks& blocks, const int8_t* weight,
+                           int64_t offset, uint8_t* packed) {
+  const int64_t plain = spec.out_channels * volume(spec.kernel);
+  std::memcpy(packed + offset, weight, static_cast<size_t>(plain));
+  offset += aligned_size(plain);
+  each_depthwise(spec, blocks, weight, [&](int64_t entry, const DepthwiseBlock& block) {
+    int64_t bytes = 0;
+    active_kernels().pack_depthwise({block.shape, block.weight.data(), packed + offset, &bytes});
+    std::memcpy(packed + sizeof(StaticConvHeader) + entry * 8, &offset, sizeof offset);
+    offset += aligned_size(bytes);
+  });
+}
+
 }  // namespace
 
+DepthwiseShape depthwise_shape(const std::array<Phase, kAxes>& phase, int64_t channels, int64_t stride) {
+  const bool none = volume({phase[0].taps, phase[1].taps, phase[2].taps}) == 0;
+  return {channels, none ? 0 : phase[0].taps * phase[1].taps, none ? 0 : phase[2].taps, stride,
+          phase[2].offset_step};
+}
+
 StaticBlocks static_blocks_of(const ConvSpec& spec, const KernelTable& kernels) {
+  if (spec.groups > 1 && spec.in_channels == spec.groups &&
+      spec.out_channels / spec.groups <= kMostDepthwiseRepeats) {
+    const int64_t width = 4 * kernels.lanes;
+    return {true, 1, (spec.out_channels + width - 1) / width, width, width};
+  }
   const int64_t merged = merged_groups(spec, kernels);
-  return {merged, spec.groups / merged, merged * (spec.in_channels / spec.groups),
+  return {false, merged, spec.groups / merged, merged * (spec.in_channels / spec.groups),
           merged * (spec.out_channels / spec.groups)};
 }
 
@@ -105,8 +169,18 @@ const uint8_t* PackedStaticConv::weight(int64_t piece, int64_t block) const {
 
 int64_t packed_static_conv_bytes(const ConvSpec& spec) {
   const KernelTable& kernels = active_kernels();
+  const StaticBlocks blocks = static_blocks_of(spec, kernels);
   int64_t entries = 0, total = 0;
-  each_matrix(spec, static_blocks_of(spec, kernels), [&](int64_t, const StaticMatrix& matrix) {
+  if (blocks.depthwise) {
+    each_depthwise(spec, blocks, nullptr, [&](int64_t, const DepthwiseBlock& block) {
+      int64_t bytes = 0;
+      kernels.pack_depthwise({block.shape, nullptr, nullptr, &bytes});
+      ++entries;
+      total += aligned_size(bytes);
+    });
+    return table_bytes(entries) + aligned_size(spec.out_channels * volume(spec.kernel)) + total;
+  }
+  each_matrix(spec, blocks, [&](int64_t, const StaticMatrix& matrix) {
     PackedLayout layout;
     int64_t bytes = 0;
     const int vectors = static_panel_vectors(matrix.n(), kernels);
@@ -125,6 +199,10 @@ void pack_static_conv(const ConvSpec& spec, const int8_t* weight, uint8_t* packe
   const StaticConvHeader header{kStaticConvMagic, static_cast<int32_t>(kernels.isa), spec, blocks, pieces};
   std::memcpy(packed, &header, sizeof header);
   int64_t offset = table_bytes(entries);
+  if (blocks.depthwise) {
+    pack_static_depthwise(spec, blocks, weight, offset, packed);
+    return;
+  }
   std::vector<int8_t> values;
   each_matrix(spec, blocks, [&](int64_t entry, const StaticMatrix& matrix) {
     values.assign(static_cast<size_t>(matrix.n() * matrix.k()), 0);
@@ -140,6 +218,11 @@ void pack_static_conv(const ConvSpec& spec, const int8_t* weight, uint8_t* packe
 
 void unpack_static_conv(const uint8_t* packed, int8_t* weight) {
   const StaticConvHeader header = static_conv_header(packed);
+  if (header.blocks.depthwise) {
+    std::memcpy(weight, packed + table_bytes(header.pieces * header.blocks.count),
+                static_cast<size_t>(header.spec.out_channels * volume(header.spec.kernel)));
+    return;
+  }
   std::vector<int8_t> values;
   std::vector<float> unused(static_cast<size_t>(header.blocks.outputs));
   each_matrix(header.spec, header.blocks, [&](int64_t entry, const StaticMatrix& matrix) {

@@ -9,6 +9,7 @@
 namespace intaglio {
 
 struct StaticBlocks {
+  bool depthwise;  // blocks are whole calls of depthwise_static, of `outputs` channels but for the last
   int64_t merged;
   int64_t count;            // blocks
   int64_t inputs, outputs;  // channels of a block
@@ -28,7 +29,8 @@ struct TapRuns {
   int64_t bytes;                 // of a run
 };
 
-// The start of a packed weight; a pack_gemm matrix for each piece and block follows where `offset` says.
+// The start of a packed weight. For each piece and block the offset of its part follows: a matrix of
+// pack_gemm, or a block of pack_depthwise. Depthwise convolutions also keep the plain weight, before those.
 struct StaticConvHeader {
   int32_t magic, isa;
   ConvSpec spec;
@@ -44,6 +46,7 @@ class PackedStaticConv {
   const ConvSpec& spec() const { return header_.spec; }
   const StaticBlocks& blocks() const { return header_.blocks; }
   const uint8_t* weight(int64_t piece, int64_t block) const;
+  int64_t pieces() const { return header_.pieces; }
 
  private:
   const uint8_t* packed_;
@@ -55,6 +58,10 @@ int64_t packed_static_conv_bytes(const ConvSpec& spec);
 void pack_static_conv(const ConvSpec& spec, const int8_t* weight, uint8_t* packed);
 void unpack_static_conv(const uint8_t* packed, int8_t* weight);
 StaticConvHeader static_conv_header(const uint8_t* packed);
+
+// The rows of taps of a depthwise piece, for output rows of one plane: they follow each other height by
+// height, in each the taps along the depth.
+DepthwiseShape depthwise_shape(const std::array<Phase, kAxes>& phase, int64_t channels, int64_t stride);
 
 // Vectors in a panel of a static GEMM: wide panels where they divide N, no last panel of a single vector.
 int static_panel_vectors(int64_t n, const KernelTable& kernels);

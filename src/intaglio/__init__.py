@@ -24,6 +24,7 @@ from intaglio.errors import (
     IntaglioError,
     NothingQuantizedError,
 )
+from intaglio.fusion import find_fusable_groups, fuse_modules, fused_groups
 from intaglio.nn import DeQuantStub, FloatFunctional, QuantStub, QuantWrapper
 from intaglio.observer import (
     EntropyObserver,
@@ -149,10 +150,13 @@ __all__ = [
     "default_symmetric_fixed_qparams_observer",
     "default_symmetric_qnnpack_qconfig",
     "default_weight_observer",
+    "find_fusable_groups",
     "float16_dynamic_qconfig",
     "float16_static_qconfig",
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
+    "fuse_modules",
+    "fused_groups",
     "get_default_custom_config_dict",
     "get_default_qconfig",
     "get_observer_state_dict",

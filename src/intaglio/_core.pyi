@@ -178,6 +178,39 @@ def gemm_static(
     place: list[int],
     c_stride: int,
 ) -> None: ...
+def pack_depthwise(
+    weight: int, channels: int, tap_rows: int, taps: int, stride: int, dilation: int, packed: int
+) -> int: ...
+def depthwise_static(
+    channels: int,
+    tap_rows: int,
+    taps: int,
+    stride: int,
+    dilation: int,
+    packed: int,
+    source: list[int],
+    row_offset: list[int],
+    row_step: int,
+    pixel_bytes: int,
+    repeat: int,
+    first: int,
+    low: int,
+    width: int,
+    input_zero_point: int,
+    rows: int,
+    columns: int,
+    multiplier: int,
+    offset: int,
+    zero_point: int,
+    lower: int,
+    upper: int,
+    residual: int,
+    residual_zero_point: int,
+    residual_multiplier: float,
+    y: int,
+    y_row_bytes: int,
+    y_pixel_bytes: int,
+) -> None: ...
 def packed_static_conv_bytes(spec: list[int]) -> int: ...
 def pack_static_conv(spec: list[int], weight: int, packed: int) -> None: ...
 def unpack_static_conv(packed: int, weight: int) -> None: ...

@@ -1,4 +1,4 @@
-"""Cases of the static family: the GEMM from uint8 to uint8."""
+"""Cases of the static family: the GEMM and the depthwise convolution from uint8 to uint8."""
 
 import itertools
 
@@ -94,3 +94,114 @@ def check_gemm(
             residual_multiplier=0.37,
         )
         assert torch.equal(y, expected), (isa, m, n, runs, form, table, residual is None)
+
+
+def packed_block(weight: Tensor, stride: int, dilation: int) -> Tensor:
+    """`(channels, tap_rows, taps)` int8 packed as one block."""
+    size = _core.pack_depthwise(0, *weight.shape, stride, dilation, 0)
+    packed = torch.full((size + 64,), 99, dtype=torch.uint8)
+    packed = packed[-packed.data_ptr() % 64 :]
+    written = _core.pack_depthwise(weight.data_ptr(), *weight.shape, stride, dilation, packed.data_ptr())
+    assert written == size
+    assert bool((packed[size:] == 99).all())
+    return packed
+
+
+def case_pack_depthwise(isa: str) -> None:
+    # The layout is the kernel's own; that it holds each weight where the kernel looks is the next case.
+    for taps, stride, dilation in ((3, 1, 1), (3, 2, 1), (5, 1, 1), (5, 2, 1), (4, 1, 2), (0, 1, 1)):
+        weight = torch.randint(-128, 128, (4 * _core.vector_lanes() - 1, taps, taps), dtype=torch.int8)
+        packed = packed_block(weight, stride, dilation)
+        sums = packed[: len(weight) * 4].view(torch.int32)
+        assert torch.equal(sums, weight.sum((1, 2), dtype=torch.int32)), (isa, taps, stride, dilation)
+
+
+def case_depthwise_static(isa: str) -> None:
+    block = 4 * _core.vector_lanes()
+    shapes = (
+        (3, 3, 1, 1),
+        (3, 3, 2, 1),
+        (5, 5, 1, 1),
+        (5, 5, 2, 1),
+        (1, 7, 1, 1),
+        (2, 3, 3, 2),
+        (0, 0, 1, 1),
+    )
+    for shape, columns in itertools.product(shapes, (1, 2, 3, 4, 5, 7, 10)):
+        for channels in {block, max(block // 2, 1), max(block - 3, 1)}:
+            form = FORMS[(columns + channels) % len(FORMS)]
+            check_depthwise(isa, channels, shape, columns, form, repeat=1)
+        check_depthwise(isa, block, shape, columns, FORMS[0], repeat=3)
+
+
+def check_depthwise(
+    isa: str,
+    channels: int,
+    shape: tuple[int, int, int, int],
+    columns: int,
+    form: tuple[float, int, int, int],
+    repeat: int,
+) -> None:
+    tap_rows, taps, stride, dilation = shape
+    scale, zero_point, lower, upper = form
+    rows, low, width, first, zero = 3, 1, 4, 1 % repeat, 113
+    inputs = (first + channels - 1) // repeat + 1
+    image = torch.randint(0, 256, (2 * (rows - 1) + max(tap_rows, 1), width, inputs + 2), dtype=torch.uint8)
+    used = (columns - 1) * stride + max(taps - 1, 0) * dilation + 1
+    bordered = torch.full((len(image), max(used, low + width), inputs), zero, dtype=torch.uint8)
+    bordered[:, low : low + width] = image[:, :, :inputs]
+    bordered[1] = zero
+    source = [image[i].data_ptr() if i != 1 else 0 for i in range(len(image))]
+    weight = torch.randint(-128, 128, (channels, tap_rows, taps), dtype=torch.int8)
+    packed = packed_block(weight, stride, dilation)
+    multiplier, offset = torch.rand(channels) * scale, torch.randn(channels) * 40
+    acc = torch.zeros(rows, columns, channels, dtype=torch.long)
+    index = [(first + c) // repeat for c in range(channels)]
+    for r, t, k in itertools.product(range(rows), range(tap_rows), range(taps)):
+        pixels = bordered[2 * r + t, k * dilation : k * dilation + (columns - 1) * stride + 1 : stride]
+        acc[r] += (pixels[:, index].long() - zero) * weight[:, t, k].long()
+    for residual in (None, torch.randint(0, 256, (rows, columns, channels + 5), dtype=torch.uint8)):
+        y = torch.full((rows, columns, channels + 5), 99, dtype=torch.uint8)
+        _core.depthwise_static(
+            channels,
+            tap_rows,
+            taps,
+            stride,
+            dilation,
+            packed.data_ptr(),
+            source,
+            list(range(tap_rows)),
+            2,
+            inputs + 2,
+            repeat,
+            first,
+            low,
+            width,
+            zero,
+            rows,
+            columns,
+            multiplier.data_ptr(),
+            offset.data_ptr(),
+            zero_point,
+            lower,
+            upper,
+            0 if residual is None else residual.data_ptr(),
+            200,
+            0.37,
+            y.data_ptr(),
+            columns * (channels + 5),
+            channels + 5,
+        )
+        expected = torch.full_like(y, 99)
+        expected[:, :, :channels] = requantize_sums(
+            acc,
+            multiplier,
+            offset,
+            zero_point,
+            lower,
+            upper,
+            residual=None if residual is None else residual[:, :, :channels],
+            residual_zero_point=200,
+            residual_multiplier=0.37,
+        )
+        assert torch.equal(y, expected), (isa, channels, shape, columns, form, repeat, residual is None)

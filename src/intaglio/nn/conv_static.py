@@ -8,13 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
 from intaglio.nn.conv_geometry import ConvGeometry, OrdinaryConv, TransposedConv
 from intaglio.nn.quantized import register_quantized
 from intaglio.nn.static_product import Clamp, StaticProduct
-from intaglio.ops.conv_static import pack_conv_static, run_conv_static, unpack_conv_static
+from intaglio.ops.conv_static import pack_conv_static, unpack_conv_static
+from intaglio.ops.library import is_eager
+from intaglio.ops.static_calls import ConvCall
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams
 from intaglio.qtensor import QTensor
@@ -59,13 +62,34 @@ class StaticConvolution(StaticProduct, ConvGeometry):
         """Convolve a `QTensor` of `(N, C, *size)` or, as one sample, `(C, *size)`."""
         if type(x) is not QTensor or self.training:
             self.check_quantized(x)
-        data = x.data
+        data, planned = x.data, self._planned
+        if (
+            planned is not None
+            and planned[0] is x.qparams
+            and planned[1].shape == data.shape
+            and asked is None
+            and is_eager()
+        ):
+            return self.give(planned[1](data))
         if data.dim() == self.dims + 1:
             return self.give(self.convolve(QTensor(data.unsqueeze(0), x.qparams), asked).data.squeeze(0))
+        self.check_quantized(x)
         self.check_shape(data.shape)
-        size = self.size_of(data.shape[2:], asked)
-        _, zero_point, requantization = self.derived_from(x)
-        return self.give(run_conv_static(data, zero_point, self.packed, requantization, size))
+        return self.give(self._plan(x, self.size_of(data.shape[2:], asked), keep=asked is None))
+
+    def _plan(self, x: QTensor, size: Sequence[int], *, keep: bool) -> Tensor:
+        """Convolve an input of a new shape or with new parameters."""
+        zero_point, r = x.qparams.scalars[1], self.requantization(x.qparams)
+        if not is_eager():
+            y: Tensor = torch.ops.intaglio.conv_static(
+                *(x.data, zero_point, self.packed, r.multiplier, r.offset, r.zero_point, r.lower, r.upper),
+                *(size, None, 0, 0.0),
+            )
+            return y
+        call = ConvCall(x.data.shape, zero_point, self.packed, r, size)
+        if keep:
+            self._planned = (x.qparams, call)
+        return call(x.data)
 
     def size_of(self, size: Sequence[int], asked: Sequence[int] | None) -> list[int]:
         """The output's size for an input's."""

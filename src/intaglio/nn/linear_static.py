@@ -7,13 +7,16 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.fx import Proxy
 
 from intaglio.errors import InputError
 from intaglio.nn.quantized import register_quantized
 from intaglio.nn.static_product import Clamp, StaticProduct
-from intaglio.ops.conv_static import pack_linear_static, run_linear_static, unpack_linear_static
+from intaglio.ops.conv_static import pack_linear_static, unpack_linear_static
+from intaglio.ops.library import is_eager
+from intaglio.ops.static_calls import LinearCall
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams
 from intaglio.qtensor import QTensor
@@ -57,14 +60,26 @@ class QuantizedLinear(StaticProduct):
                 proxy: QTensor = self.as_fx_node(x)
                 return proxy
             self.check_quantized(x)
-        data = x.data
+        data, planned = x.data, self._planned
+        if planned is not None and planned[0] is x.qparams and planned[1].shape == data.shape and is_eager():
+            return self.give(planned[1](data))
+        self.check_quantized(x)
         if data.dim() == 0 or data.shape[-1] != self.in_features:
             raise InputError(
                 f"{self.where()}: input has shape {tuple(data.shape)}, "
                 f"but its last dimension must be {self.in_features}"
             )
-        _, zero_point, requantization = self.derived_from(x)
-        return self.give(run_linear_static(data, zero_point, self.packed, requantization))
+        zero_point, r = x.qparams.scalars[1], self.requantization(x.qparams)
+        if not is_eager():
+            return self.give(
+                torch.ops.intaglio.linear_static(
+                    *(data, zero_point, self.packed, r.multiplier, r.offset, r.zero_point, r.lower, r.upper),
+                    *(None, 0, 0.0),
+                )
+            )
+        call = LinearCall(data.shape, zero_point, self.packed, r)
+        self._planned = (x.qparams, call)
+        return self.give(call(data))
 
     def weight_shape(self) -> tuple[int, ...]:
         """`(out_features, in_features)`."""

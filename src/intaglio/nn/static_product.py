@@ -16,6 +16,7 @@ from intaglio.nn.quantized import StateSpec
 from intaglio.nn.static import StaticModule, clamped_limits
 from intaglio.nn.weights import quantize_weight
 from intaglio.ops.conv_static import Requantization, choose_requantization
+from intaglio.ops.static_calls import ConvCall, LinearCall
 from intaglio.qconfig import QConfig
 from intaglio.qparams import INT8, QParams
 from intaglio.qtensor import QTensor
@@ -43,7 +44,7 @@ class StaticProduct(StaticModule):
         self.clamp = self.limits if clamp is None else (clamp[0], clamp[1])
         for name in ("packed", "weight_scale", "bias"):
             self.register_buffer(name, None, persistent=False)
-        self._derived: tuple[QParams, int, Requantization] | None = None
+        self._planned: tuple[QParams, ConvCall | LinearCall] | None = None
 
     # ---- What a subclass defines -----------------------------------------------------------------------
 
@@ -79,18 +80,11 @@ class StaticProduct(StaticModule):
         zero_point = torch.zeros_like(self.weight_scale, dtype=torch.int32)
         return QTensor(self.unpack(), QParams(self.weight_scale, zero_point, INT8, 0, -127, 127))
 
-    def derived_from(self, x: QTensor) -> tuple[QParams, int, Requantization]:
-        """What follows from the input's parameters: they, its zero point, and how sums are requantized."""
-        derived = self._derived
-        if derived is None or derived[0] is not x.qparams:
-            self.check_quantized(x)
-            scale, zero_point = x.qparams.scalars
-            out_scale, out_zero_point = self.output.scalars
-            requantization = choose_requantization(
-                scale, self.weight_scale, self._buffers["bias"], out_scale, out_zero_point, *self.clamp
-            )
-            self._derived = derived = (x.qparams, zero_point, requantization)
-        return derived
+    def requantization(self, x: QParams) -> Requantization:
+        """How sums are requantized whose input has the parameters `x`."""
+        return choose_requantization(
+            x.scalars[0], self.weight_scale, self._buffers["bias"], *self.output.scalars, *self.clamp
+        )
 
     def product_config(self) -> dict[str, Any]:
         """The part of `config` that they share."""
@@ -121,7 +115,7 @@ class StaticProduct(StaticModule):
         self.weight_scale = state["weight_scale"]
         self._buffers["bias"] = state.get("bias")
         self.load_output_state(state)
-        self._derived = None
+        self._planned = None
 
     def describe_clamp(self) -> str:
         """What `print` shows of clamp and output."""

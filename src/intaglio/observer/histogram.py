@@ -50,7 +50,7 @@ class HistogramObserver(UniformQuantizationObserverBase):
     and pixel alike.
 
     >>> observer = HistogramObserver()
-    >>> _ = observer(torch.cat([torch.linspace(0.0, 1.0, 500_000), torch.tensor([1.5])]))
+    >>> _ = observer(torch.cat([torch.linspace(0.0, 1.0, 499_999), torch.tensor([1.5])]))
     >>> bool(observer.range()[1] < 1.1)
     True
     """
