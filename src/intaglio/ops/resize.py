@@ -60,7 +60,7 @@ def resize(
     lower: int = 0,
     upper: int = 255,
 ) -> Tensor:
-    """`(N, C, *size)` uint8 interpolated to `size`, or by `factors`, one of which is given; channels innermost.
+    """`(N, C, *size)` uint8 interpolated to `size` or by `factors`, one of the two; channels innermost.
 
     `mode` is one of `MODES`, 'linear' meaning bilinear and trilinear too. `InputError` for anything else.
     """
