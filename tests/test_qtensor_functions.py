@@ -64,6 +64,10 @@ EXACT: dict[str, Function] = {
     "cat": lambda q: torch.cat([q, q[:, :3]], 1),
     "concat": lambda q: torch.concat([q, q], dim=-1),
     "stack": lambda q: torch.stack([q, q], 1),
+    "nearest": lambda q: F.interpolate(q, scale_factor=2),
+    "nearest by size": lambda q: F.interpolate(q, (9, 5), mode="nearest"),
+    "nearest-exact": lambda q: F.interpolate(q, scale_factor=(1.7, 0.6), mode="nearest-exact"),
+    "nn.Upsample": nn.Upsample(scale_factor=1.3),
     "view_as": lambda q: q.contiguous().flatten().view_as(q),
 }
 
@@ -99,6 +103,16 @@ AVERAGES: dict[str, Function] = {
     "mean over the first": lambda q: q.mean(dim=0, keepdim=True),
     "mean of all": lambda q: q.mean(),
     "tokens": lambda q: q.flatten(2).transpose(1, 2).mean(1),
+    "bilinear": lambda q: F.interpolate(q, scale_factor=2, mode="bilinear"),
+    "bilinear by size": lambda q: F.interpolate(q, (9, 5), mode="bilinear", align_corners=True),
+    "bilinear, recomputed": lambda q: F.interpolate(
+        q, scale_factor=1.7, mode="bilinear", recompute_scale_factor=True
+    ),
+    "nn.UpsamplingBilinear2d": nn.UpsamplingBilinear2d(scale_factor=3),
+    "linear": lambda q: F.interpolate(q.flatten(2), scale_factor=1.7, mode="linear"),
+    "trilinear": lambda q: F.interpolate(q.unsqueeze(2), (2, 7, 9), mode="trilinear"),
+    "area": lambda q: F.interpolate(q, (4, 3), mode="area"),
+    "area by a factor": lambda q: F.interpolate(q, scale_factor=0.5, mode="area"),
     "1d": lambda q: F.avg_pool1d(q.flatten(2), 4, 2),
     "adaptive 1d": lambda q: F.adaptive_avg_pool1d(q.flatten(2), 5),
     "3d": lambda q: F.avg_pool3d(q.unsqueeze(2), (1, 2, 2)),
@@ -144,6 +158,16 @@ def test_fixed_ranges_are_tables(name: str) -> None:
     assert y.qparams is output
     assert torch.equal(y.data, expected.data)
     assert y.data.stride() == q.data.stride()
+
+
+@pytest.mark.parametrize("dim", [-1, 1, 0])
+def test_softmax_has_a_fixed_range(dim: int) -> None:
+    q = image(2, 8, 6, 8)
+    for y in (F.softmax(q, dim), torch.softmax(q, dim), q.softmax(dim), nn.Softmax(dim)(q)):
+        assert y.qparams is FROM_ZERO_TO_ONE
+        assert float((y.dequantize() - q.dequantize().softmax(dim)).abs().max()) <= 1 / 256
+    with pytest.raises(InputError, match=r"softmax\(\) has no quantized form"):
+        F.log_softmax(q, dim)
 
 
 def test_an_inplace_relu_is_seen_by_whoever_holds_the_value() -> None:
@@ -204,6 +228,7 @@ THREADS: dict[str, tuple[Function, str, str]] = {
         "DeQuantStub",
     ),
     "dropout": (lambda q: F.dropout(q, 0.5), "dropout", "model.eval()"),
+    "bicubic": (lambda q: F.interpolate(q, (8, 8), mode="bicubic"), "interpolate", "bicubic"),
     "lp_pool2d": (lambda q: F.lp_pool2d(q, 2.0, 2), "lp_pool2d", "DeQuantStub"),
 }
 

@@ -23,8 +23,8 @@ LINE = re.compile(r"^\s*([0-9a-f]+):\s+(\S.*)$")
 JUMP = re.compile(r"^j[a-z]+\s+([0-9a-f]+)")
 OURS = "intaglio"
 DIVISION = re.compile(r"\bvdivps\b")
-NO_SUMS = ("combine_pairs",)
-"""Elementwise: no accumulators to spill, and with sixteen registers constants are read from the stack."""
+NO_SUMS = ("combine_pairs", "blend_row", "normalize_rows", "normalize_columns")
+"""No products are summed there, and with sixteen registers constants are read from the stack."""
 FEWEST_DOTS = 2
 """A K loop multiplies into several accumulators; a loop with one product is an epilogue."""
 FEWEST_LOOPS = 40

@@ -24,5 +24,7 @@ void bind_layout(nanobind::module_& m);
 void bind_elementwise(nanobind::module_& m);
 void bind_pooling(nanobind::module_& m);
 void bind_matmul(nanobind::module_& m);
+void bind_normalize(nanobind::module_& m);
+void bind_resize(nanobind::module_& m);
 
 }  // namespace intaglio

@@ -14,4 +14,6 @@ NB_MODULE(_core, m) {
   intaglio::bind_elementwise(m);
   intaglio::bind_pooling(m);
   intaglio::bind_matmul(m);
+  intaglio::bind_normalize(m);
+  intaglio::bind_resize(m);
 }

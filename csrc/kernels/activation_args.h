@@ -131,4 +131,68 @@ struct MatmulStaticArgs {
   void* scratch;       // gemm_scratch_bytes(m, k) of the table, 64-byte aligned
 };
 
+// ---- Normalization ---------------------------------------------------------------------------------
+
+// y[c] = encode(fma(fma(float(a[c]), gain, shift), multiplier[c], offset[c])) of each row, with the row's own
+// gain and shift (normalization.h).
+struct NormalizeRowsArgs {
+  const uint8_t* x;  // (rows, cols)
+  int64_t rows, cols;
+  double epsilon;
+  const float* multiplier;  // (cols)
+  const float* offset;      // (cols)
+  OutputRange range;
+  uint8_t* y;  // (rows, cols)
+};
+
+// sum[c] = the sum of x[r][c] over the rows, square[c] that of its square; rows is at most 32768.
+struct ColumnMomentsArgs {
+  const uint8_t* x;  // (rows, cols)
+  int64_t rows, cols;
+  int32_t* sum;     // (cols)
+  int32_t* square;  // (cols)
+};
+
+// The same as NormalizeRowsArgs with a gain and a shift for each column.
+struct NormalizeColumnsArgs {
+  const uint8_t* x;  // (rows, cols)
+  int64_t rows, cols;
+  const float* gain;        // (cols)
+  const float* shift;       // (cols)
+  const float* multiplier;  // (cols)
+  const float* offset;      // (cols)
+  OutputRange range;
+  uint8_t* y;  // (rows, cols)
+};
+
+// y[c] = encode(float(table[m - a[c]]) * inverse) of each row, m its largest integer and
+// inverse = float(1 / (float64(sum of table[m - a[c]]) * scale)).
+struct SoftmaxRowsArgs {
+  const uint8_t* x;  // (rows, cols)
+  int64_t rows, cols;
+  const int32_t* table;  // (256), 0..2^23, the first 2^23
+  double scale;          // of the output
+  OutputRange range;
+  uint8_t* y;  // (rows, cols)
+  bool permutes_bytes;
+};
+
+// ---- Interpolation ----------------------------------------------------------------------------------
+
+// One row of outputs between the pixels of two rows, or of two rows of each of two planes:
+//   across(row) = fma(right - left, weight_x, left)          of each row
+//   down(plane) = fma(lower - upper, weight_y, upper)        of the rows of a plane
+//   y = clamp(rne(fma(back - front, weight_z, front)), lower, upper)
+struct BlendRowArgs {
+  const uint8_t* row[4];  // upper and lower row of the front plane, of the back plane or nullptr
+  const uint8_t* x_end;   // the end of what may be read
+  const int64_t* left;    // (columns): bytes from a row's beginning
+  const int64_t* right;
+  const float* weight_x;  // (columns)
+  float weight_y, weight_z;
+  int64_t columns, channels;
+  OutputRange range;  // its zero point is not used
+  uint8_t* y;         // (columns, channels)
+};
+
 }  // namespace intaglio

@@ -16,11 +16,13 @@
 #include "gemm_static-inl.h"
 #include "layout-inl.h"
 #include "matmul-inl.h"
+#include "normalize-inl.h"
 #include "peak-inl.h"
 #include "pooling-inl.h"
 #include "quantize-inl.h"
 #include "recurrent-inl.h"
 #include "winograd-inl.h"
+#include "resize-inl.h"
 
 namespace intaglio {
 

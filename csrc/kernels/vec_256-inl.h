@@ -147,6 +147,8 @@ inline void to_steps(I bytes, const StepZeros& zeros, F (&v)[4]) {
   v[2] = sub(mantissas(upper, even), zeros.even);
   v[3] = sub(mantissas(upper, odd), zeros.odd);
 }
+inline I dot_words(I a, I b) { return _mm256_madd_epi16(a, b); }
+inline I sub_u8s(I a, I b) { return _mm256_sub_epi8(a, b); }
 template <int kByte>
 inline I byte_of(I v) {
   return _mm256_and_si256(_mm256_srli_epi32(v, 8 * kByte), _mm256_set1_epi32(255));

@@ -31,6 +31,7 @@
 //   squeeze_triples         the low three bytes of every lane side by side, at the vector's beginning
 //   spread_triples          its inverse; the fourth byte of a lane is zero
 //   ByteTable               y = table[x] for whole vectors of bytes; `kPermutes` where the CPU has vpermi2b
+//   dot_words               products of signed 16-bit halves, two and two added
 //   to_steps                v[j] = float(byte j of each lane - zero), times 256 where j is odd; `zeros` are
 //                           those of step_zeros(zero)
 //   byte_of                 byte kByte of each lane, zero-extended
@@ -161,6 +162,8 @@ inline void to_steps(I bytes, const StepZeros& zeros, F (&v)[4]) {
   v[2] = sub(_mm512_castsi512_ps(_mm512_ternarylogic_epi32(upper, even, exponent, kAndOr)), zeros.even);
   v[3] = sub(_mm512_castsi512_ps(_mm512_ternarylogic_epi32(upper, odd, exponent, kAndOr)), zeros.odd);
 }
+inline I dot_words(I a, I b) { return _mm512_madd_epi16(a, b); }
+inline I sub_u8s(I a, I b) { return _mm512_sub_epi8(a, b); }
 template <int kByte>
 inline I byte_of(I v) {
   return _mm512_and_si512(_mm512_srli_epi32(v, 8 * kByte), _mm512_set1_epi32(255));

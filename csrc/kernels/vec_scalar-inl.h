@@ -126,6 +126,15 @@ inline StepZeros step_zeros(int32_t zero) { return zero; }
 inline void to_steps(I bytes, StepZeros zero, F (&v)[4]) {
   for (int i = 0; i < 4; ++i) v[i] = static_cast<F>((byte_at(bytes, i) - zero) * (i % 2 == 0 ? 1 : 256));
 }
+inline I dot_words(I a, I b) {
+  const auto word = [](I v, int i) {
+    return static_cast<int32_t>(static_cast<int16_t>(static_cast<uint32_t>(v) >> 16 * i));
+  };
+  return word(a, 0) * word(b, 0) + word(a, 1) * word(b, 1);
+}
+inline I sub_u8s(I a, I b) {
+  return for_each_byte([a, b](int i) { return byte_at(a, i) - byte_at(b, i); });
+}
 template <int kByte>
 inline I byte_of(I v) {
   return byte_at(v, kByte);

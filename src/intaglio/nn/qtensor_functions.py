@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intaglio.ops.elementwise import concatenate, lookup
+from intaglio.ops.normalize import softmax
 from intaglio.ops.pooling import adaptive_avg_pool
 from intaglio.qparams import UINT8, QParams, dequantize, quantize
 from intaglio.qtensor import QTensor, refuse, register_function
@@ -119,6 +120,19 @@ def _hardsigmoid(input: QTensor, inplace: bool = False) -> QTensor:
 @register_function(F.tanh, torch.tanh, Tensor.tanh)
 def _tanh(input: QTensor) -> QTensor:
     return _looked_up("tanh", input, torch.tanh, FROM_MINUS_ONE_TO_ONE)
+
+
+@register_function(F.softmax, torch.softmax, Tensor.softmax)
+def _softmax(input: QTensor, dim: int | None = None, *, dtype: Any = None, _stacklevel: int = 3) -> QTensor:
+    if (
+        input.qparams.axis is not None
+        or input.data.dtype is not torch.uint8
+        or dim is None
+        or input.dim() == 0
+    ):
+        refuse("softmax", (input,))
+    data = softmax(input.data.movedim(dim, -1), input.qparams.scalars[0]).movedim(-1, dim)
+    return QTensor(data, FROM_ZERO_TO_ONE, input.source)
 
 
 # ---- Joins ---------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""Pooling functions of torch on a `QTensor`: the parameters stay, the windows are torch's.
+"""Pooling and interpolation of torch on a `QTensor`: the parameters stay, the windows are torch's.
 
 Importing this module registers them. May import ops, qtensor and errors.
 """
@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from intaglio.ops.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, max_pool
+from intaglio.ops.resize import resize
 from intaglio.qtensor import QTensor, refuse, register_function
 
 __all__: list[str] = []
@@ -133,3 +134,62 @@ def _register_adaptive_average(axes: int, *functions: Any) -> None:
 _register_adaptive_average(1, torch.adaptive_avg_pool1d, F.adaptive_avg_pool1d)
 _register_adaptive_average(2, F.adaptive_avg_pool2d)
 _register_adaptive_average(3, F.adaptive_avg_pool3d)
+
+
+# ---- Interpolation -------------------------------------------------------------------------------------
+
+_MODES = {
+    "nearest": "nearest",
+    "nearest-exact": "nearest-exact",
+    "linear": "linear",
+    "bilinear": "linear",
+    "trilinear": "linear",
+}
+
+
+@register_function(F.interpolate)
+def _interpolate(
+    input: QTensor,
+    size: int | Sequence[int] | None = None,
+    scale_factor: float | Sequence[float] | None = None,
+    mode: str = "nearest",
+    align_corners: bool | None = None,
+    recompute_scale_factor: bool | None = None,
+    antialias: bool = False,
+) -> QTensor:
+    axes = input.dim() - 2
+    if mode == "area":
+        return _interpolate_area(input, size, scale_factor)
+    if (
+        mode not in _MODES
+        or antialias
+        or input.qparams.axis is not None
+        or input.data.dtype is not torch.uint8
+    ):
+        refuse(
+            "interpolate", (input,), f"with mode {mode!r}{' and antialias' * antialias} has no quantized form"
+        )
+    sizes, factors = None, None
+    if size is not None:
+        sizes = _per_axis(size, axes)
+    elif scale_factor is not None:
+        factors = (
+            (float(scale_factor),) * axes if isinstance(scale_factor, (int, float)) else tuple(scale_factor)
+        )
+        if recompute_scale_factor:
+            sizes = tuple(int(n * f) for n, f in zip(input.shape[2:], factors, strict=True))
+            factors = None
+    lower, upper = input.qparams.limits()
+    data = resize(input.data, sizes, factors, _MODES[mode], bool(align_corners), lower, upper)
+    return QTensor(data, input.qparams, input.source)
+
+
+def _interpolate_area(q: QTensor, size: Any, scale_factor: Any) -> QTensor:
+    """Area interpolation is adaptive average pooling."""
+    axes = q.dim() - 2
+    if size is None:
+        factors = (scale_factor,) * axes if isinstance(scale_factor, (int, float)) else scale_factor
+        size = [int(n * f) for n, f in zip(q.shape[2:], factors, strict=True)]
+    pools: dict[int, Any] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
+    pooled: QTensor = pools[axes](q, size)
+    return pooled

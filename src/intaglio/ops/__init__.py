@@ -12,6 +12,7 @@ from intaglio.ops import (
     layout,
     linear,
     matmul_static,
+    normalize,
     packing,
     pooling,
     recurrent,
@@ -19,8 +20,11 @@ from intaglio.ops import (
     reference_conv,
     reference_elementwise,
     reference_embedding,
+    reference_normalize,
     reference_pooling,
     reference_rnn,
+    resize,
+    tables,
 )
 
 __all__ = [
@@ -31,6 +35,7 @@ __all__ = [
     "layout",
     "linear",
     "matmul_static",
+    "normalize",
     "packing",
     "pooling",
     "recurrent",
@@ -38,6 +43,9 @@ __all__ = [
     "reference_conv",
     "reference_elementwise",
     "reference_embedding",
+    "reference_normalize",
     "reference_pooling",
     "reference_rnn",
+    "resize",
+    "tables",
 ]

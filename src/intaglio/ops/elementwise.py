@@ -1,15 +1,15 @@
-"""Elementwise arithmetic on quantized activations: tables, sums, products, concatenation, requantization.
+"""Elementwise arithmetic on quantized activations: sums, products, scalars, concatenation.
 
 Tensors are uint8 with one scale and zero point each (docs/numerics.md, "Static quantization"). A function
 calls its kernel directly where nothing watches torch's calls, and its `torch.library` op elsewhere.
-May import layout, reference_elementwise, library, qtensor, qparams, errors and _core.
+The functions of `tables` can be had from here too. May import layout, tables, library, qtensor, qparams,
+errors and _core.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from functools import lru_cache
 from math import prod
 
 import torch
@@ -19,7 +19,7 @@ from intaglio import _core
 from intaglio.errors import InputError
 from intaglio.ops.layout import dense_pair, empty_image, has_channels_innermost, with_channels_innermost
 from intaglio.ops.library import define_op, is_eager
-from intaglio.ops.reference_elementwise import requantize as _requantize_plain
+from intaglio.ops.tables import check_uint8, lookup, requantization_table, requantize
 from intaglio.qparams import QParams
 from intaglio.qtensor import QTensor
 
@@ -38,90 +38,7 @@ _ADD, _MUL = 0, 1
 _NEITHER, _A, _B = 0, 1, 2
 _MOST_STEPS = 2**40
 """Of a scalar's multiples of the scale: integers of int64 hold them with room to spare."""
-_permutes_bytes = _core.cpu_permutes_bytes()
 _threads = torch.get_num_threads
-
-
-def _check(name: str, *tensors: Tensor) -> None:
-    for x in tensors:
-        if x.dtype is not torch.uint8:
-            raise InputError(f"{name} takes uint8 tensors, the data of QTensors, not one of {x.dtype}")
-
-
-# ---- Tables --------------------------------------------------------------------------------------------
-
-
-def lookup(x: Tensor, table: Tensor) -> Tensor:
-    """`table[x]` for uint8 `x` of any shape and a `(256,)` uint8 table, in the memory layout of `x`."""
-    if type(x) is Tensor and is_eager():
-        return _lookup(x, table)
-    return torch.ops.intaglio.lookup(x, table)  # type: ignore[no-any-return]
-
-
-def _lookup(x: Tensor, table: Tensor) -> Tensor:
-    """CPU kernel of `intaglio::lookup`."""
-    _check("lookup", x, table)
-    if table.numel() != 256 or not table.is_contiguous():
-        raise InputError(
-            f"lookup takes a contiguous table of 256 bytes, not one of shape {tuple(table.shape)}"
-        )
-    x, y = dense_pair(x, torch.uint8)
-    _core.look_up_bytes(x.data_ptr(), x.numel(), table.data_ptr(), y.data_ptr(), _permutes_bytes, _threads())
-    return y
-
-
-def _fake_lookup(x: Tensor, table: Tensor) -> Tensor:
-    return torch.empty_like(x)
-
-
-define_op("lookup(Tensor x, Tensor table) -> Tensor", _lookup, _fake_lookup)
-
-
-@lru_cache(maxsize=1024)
-def requantization_table(
-    scale_in: float, zero_point_in: int, scale: float, zero_point: int, lower: int = 0, upper: int = 255
-) -> Tensor:
-    """The `(256,)` table that takes integers from one pair of parameters to another; do not write to it."""
-    every = torch.arange(256, dtype=torch.uint8)
-    return _requantize_plain(every, scale_in, zero_point_in, scale, zero_point, lower, upper)
-
-
-def requantize(
-    x: Tensor,
-    scale_in: float,
-    zero_point_in: int,
-    scale: float,
-    zero_point: int,
-    lower: int = 0,
-    upper: int = 255,
-) -> Tensor:
-    """The same numbers with other parameters: `encode(float(x - zero_point_in) * (scale_in / scale))`."""
-    if type(x) is Tensor and is_eager():
-        return _requantize(x, scale_in, zero_point_in, scale, zero_point, lower, upper)
-    return torch.ops.intaglio.requantize(  # type: ignore[no-any-return]
-        x, scale_in, zero_point_in, scale, zero_point, lower, upper
-    )
-
-
-def _requantize(
-    x: Tensor, scale_in: float, zero_point_in: int, scale: float, zero_point: int, lower: int, upper: int
-) -> Tensor:
-    """CPU kernel of `intaglio::requantize`."""
-    return _lookup(x, requantization_table(scale_in, zero_point_in, scale, zero_point, lower, upper))
-
-
-def _fake_requantize(
-    x: Tensor, scale_in: float, zero_point_in: int, scale: float, zero_point: int, lower: int, upper: int
-) -> Tensor:
-    return torch.empty_like(x)
-
-
-define_op(
-    "requantize(Tensor x, float scale_in, int zero_point_in, float scale, int zero_point, int lower, "
-    "int upper) -> Tensor",
-    _requantize,
-    _fake_requantize,
-)
 
 
 # ---- Sums and products ---------------------------------------------------------------------------------
@@ -185,7 +102,7 @@ def _combine(
     upper: int,
 ) -> Tensor:
     """The sum or the product, whatever the shapes and layouts."""
-    _check("add and mul", a, b)
+    check_uint8("add and mul", a, b)
     if a.shape == b.shape:
         if a.stride() != b.stride() and a.dim() > 2 and has_channels_innermost(b):
             a = with_channels_innermost(a)
@@ -392,7 +309,7 @@ def _concatenate(
     upper: int,
 ) -> Tensor:
     """CPU kernel of `intaglio::concatenate`."""
-    _check("concatenate", *tensors)
+    check_uint8("concatenate", *tensors)
     shape, dim = _concatenated_shape(tensors, dim)
     innermost = _is_innermost(tensors)
     y = empty_image(tuple(shape), torch.uint8) if innermost else torch.empty(shape, dtype=torch.uint8)
