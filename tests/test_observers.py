@@ -503,4 +503,4 @@ def test_weights_by_least_squares_are_never_worse_than_by_extremes() -> None:
         for kind in (PerChannelMinMaxObserver, PerChannelMSEObserver):
             found = qparams_of(kind(dtype="int8"), weight)
             errors.append(float((dequantize(quantize(weight, found), found) - weight).square().mean()))
-        assert errors[1] <= errors[0] * 1.000001
+        assert errors[1] <= errors[0] * 1.000001 + 1e-14  # a scale's own rounding

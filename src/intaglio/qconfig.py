@@ -18,6 +18,7 @@ from intaglio.observer import (
     HistogramObserver,
     MinMaxObserver,
     NoopObserver,
+    PerChannelMSEObserver,
     PlaceholderObserver,
     default_debug_observer,
     default_float_qparams_observer,
@@ -113,6 +114,7 @@ default_quint8_weight_qconfig = QConfig(
 default_reuse_input_qconfig = QConfig(default_reuse_input_observer, NoopObserver)
 """For ops that only move values."""
 
+_least_squares_weight = PerChannelMSEObserver.with_args(dtype=INT8, qscheme=torch.per_channel_symmetric)
 _least_squares = HistogramObserver.with_args(dtype=UINT8, qscheme=torch.per_tensor_affine)
 _symmetric = HistogramObserver.with_args(dtype=UINT8, qscheme=torch.per_tensor_symmetric)
 
@@ -123,18 +125,19 @@ default_per_channel_symmetric_qnnpack_qconfig = QConfig(_symmetric, default_per_
 """Activations of zero point 128 and limits 1..255, which is int8 as ARM wants it; weights per channel."""
 
 _BACKENDS = {
-    "x86": QConfig(_least_squares, default_per_channel_weight_observer),
-    "fbgemm": QConfig(_least_squares, default_per_channel_weight_observer),
-    "onednn": QConfig(_least_squares, default_per_channel_weight_observer),
-    "qnnpack": default_per_channel_symmetric_qnnpack_qconfig,
+    "x86": QConfig(_least_squares, _least_squares_weight),
+    "fbgemm": QConfig(_least_squares, _least_squares_weight),
+    "onednn": QConfig(_least_squares, _least_squares_weight),
+    "qnnpack": QConfig(_symmetric, _least_squares_weight),
 }
 
 
 def get_default_qconfig(backend: str = "x86", version: int = 0) -> QConfig:
     """The preset for static quantization on a kind of CPU.
 
-    Activations by least squared error (`HistogramObserver`) in all 256 integers, int8 weights per output
-    channel. `qnnpack` takes symmetric activations. Every preset runs on every CPU, with the same bits.
+    Activations (`HistogramObserver`, all 256 integers) and int8 weights per output channel
+    (`PerChannelMSEObserver`, -127..127), both by least squared error. `qnnpack` takes symmetric
+    activations. Every preset runs on every CPU, with the same bits.
     Raises `ConfigError` for another backend or a version that is not 0.
 
     Parameters
