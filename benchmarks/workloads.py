@@ -1,11 +1,8 @@
 """What is computed: networks, and inputs at the shapes to report.
 
-Four groups: `kernels` (one Linear at many shapes), `minilm` (a sentence encoder), `lstm` (a voice encoder),
-both made by `models`, and `vision` (convolutional networks, made by `vision_models`). A `Network` is built
-once and timed at each `Case`.
-Four groups: `kernels` (one Linear at many shapes), `convolutions` (the layers of ResNet-18 and MobileNetV2,
-each alone), `minilm` (a sentence encoder) and `lstm` (a voice encoder), the last two made by `models`. A
-`Network` is built once and timed at each `Case`.
+Five groups: `kernels` (one Linear at many shapes), `convolutions` (the layers of ResNet-18 and MobileNetV2,
+each alone), `minilm` (a sentence encoder) and `lstm` (a voice encoder), both made by `models`, and `vision`
+(whole convolutional networks, made by `vision_models`). A `Network` is built once and timed at each `Case`.
 Knows no contestant.
 """
 
@@ -21,8 +18,7 @@ __all__ = ["GROUPS", "Case", "Inputs", "Network", "list_shapes", "make_networks"
 
 Inputs = tuple[Tensor, ...]
 
-GROUPS = ("kernels", "minilm", "lstm", "vision")
-GROUPS = ("kernels", "convolutions", "minilm", "lstm")
+GROUPS = ("kernels", "convolutions", "minilm", "lstm", "vision")
 
 _ROWS = (1, 16, 32, 128, 512)
 _WIDTHS = (384, 768, 1536, 3072)
@@ -67,7 +63,7 @@ _MOBILENETV2 = (
     (7, 320, 1280, 1, 1, 1),
 )
 
-# By group: M, K, N of a Linear; a layer as above; batch and tokens; batch and frames.
+# By group: M, K, N of a Linear; a layer as above; batch and tokens; batch and frames; network and batch.
 SHAPES: Mapping[str, tuple[tuple[int, ...], ...]] = {
     "kernels": (
         _OVERHEAD,
@@ -139,10 +135,9 @@ def make_networks(group: str, *, quick: bool = False) -> Iterator[Network]:
     shapes = list_shapes(group, quick=quick)
     if group == "kernels":
         return _make_linears(shapes)
-    from benchmarks import models, vision_models  # need the demo's packages, which the kernels do not
     if group == "convolutions":
         return _make_convolutions(shapes)
-    from benchmarks import models  # needs the demo's packages, which the kernels do not
+    from benchmarks import models, vision_models  # need the demo's packages, which the kernels do not
 
     makers = {
         "minilm": models.make_minilm,

@@ -347,7 +347,7 @@ def test_observers_that_saw_nothing_are_named(model: nn.Module, data: Tensor) ->
 
 
 def test_a_stub_that_was_forgotten(model: Any, data: Tensor) -> None:
-    # pytorch/pytorch#34583, #98596: "Could not run 'quantized::conv2d.new' with arguments from the 'CPU' backend".
+    # pytorch/pytorch#34583, #98596: "Could not run 'quantized::conv2d.new' ... from the 'CPU' backend".
     model.quant = nn.Identity()
     quantized = convert(calibrated(model, data))
     with pytest.raises(InputError, match=r"'stem' .* takes a QTensor, .* QuantStub"):

@@ -33,7 +33,7 @@ class InputMean(nn.Module):
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Add `x`, with `channels` along the axis, and give it back; batches with NaN or infinity are left out."""
+        """Add `x`, with `channels` along the axis, and give it back; leave out what holds NaN or infinity."""
         if x.dim() < -self.axis or x.shape[self.axis] != len(self.total) or x.numel() == 0:
             return x
         others = [axis for axis in range(x.dim()) if axis != x.dim() + self.axis]
