@@ -17,6 +17,7 @@ from intaglio.nn.fused_static import FUSED as _FUSED  # noqa: F401  # registers 
 from intaglio.nn.linear import DynamicLinear
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.linear_static import QuantizedLinear
+from intaglio.nn.normalization import QuantizedGroupNorm, QuantizedLayerNorm
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.nn.rnn import DynamicGRU, DynamicLSTM, DynamicRNN
 from intaglio.nn.rnn_cells import DynamicGRUCell, DynamicLSTMCell, DynamicRNNCell
@@ -48,6 +49,8 @@ __all__ = [
     "QuantizedConvTranspose",
     "QuantizedEmbedding",
     "QuantizedEmbeddingBag",
+    "QuantizedGroupNorm",
+    "QuantizedLayerNorm",
     "QuantizedLinear",
     "QuantizedModule",
     "QuantizedPReLU",
