@@ -51,8 +51,8 @@ class LegacyFbgemm(Legacy):
 
     name = "legacy fbgemm"
     configuration = (
-        "`torch.ao.quantization.quantize_dynamic`, weights per channel (RNN: per tensor); networks with stubs "
-        "by its eager `fuse_modules`, `prepare`, `convert` and the engine's default qconfig; engine fbgemm"
+        "`torch.ao.quantization.quantize_dynamic`, weights per channel (RNN: per tensor); those with stubs "
+        "by its eager `fuse_modules`, `prepare`, `convert`, the engine's default qconfig; engine fbgemm"
     )
     engine = "fbgemm"
 

@@ -86,15 +86,15 @@ QConfigAny = QConfig | None
 """A qconfig, or None: not quantized."""
 
 
-def qconfig_equals(first: QConfigAny, second: QConfigAny) -> bool:
+def qconfig_equals(q1: QConfigAny, q2: QConfigAny) -> bool:
     """Whether two qconfigs make the same observers with the same arguments; None equals only None.
 
     >>> qconfig_equals(get_default_qconfig("x86"), get_default_qconfig("fbgemm"))
     True
     """
-    if first is None or second is None:
-        return first is second
-    return tuple(first) == tuple(second)
+    if q1 is None or q2 is None:
+        return q1 is q2
+    return tuple(q1) == tuple(q2)
 
 
 default_qconfig = QConfig(default_observer, default_weight_observer)

@@ -7,7 +7,7 @@ model as it was. May import observing, planning, nn and below.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,7 +27,7 @@ from intaglio.qconfig import QConfig
 from intaglio.qparams import INT8, UINT8, QParams
 from intaglio.rules import OpRule, all_rules, rule_of
 
-__all__ = ["convert", "get_default_custom_config_dict", "quantize", "swap_module"]
+__all__ = ["convert", "default_eval_fn", "get_default_custom_config_dict", "quantize", "swap_module"]
 
 _MOST_NAMED = 8
 
@@ -130,6 +130,12 @@ def swap_module(
         quantized = maker()
     give_hooks(quantized, hooks_of(mod))
     return quantized
+
+
+def default_eval_fn(model: nn.Module, calib_data: Iterable[tuple[Any, Any]]) -> None:
+    """Run `model` on the inputs of pairs of input and target: a `run_fn` for `quantize`."""
+    for data, _ in calib_data:
+        model(data)
 
 
 def get_default_custom_config_dict() -> dict[str, dict[Any, Any]]:

@@ -19,6 +19,7 @@ from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.linear_static import QuantizedLinear
 from intaglio.nn.normalization import QuantizedGroupNorm, QuantizedLayerNorm
 from intaglio.nn.quantized import QuantizedModule
+from intaglio.nn.requantized import RequantizedLayer
 from intaglio.nn.rnn import DynamicGRU, DynamicLSTM, DynamicRNN
 from intaglio.nn.rnn_cells import DynamicGRUCell, DynamicLSTMCell, DynamicRNNCell
 from intaglio.nn.stubs import DeQuantize, DeQuantStub, Quantize, QuantStub, QuantWrapper
@@ -53,5 +54,6 @@ __all__ = [
     "QuantizedLayerNorm",
     "QuantizedLinear",
     "QuantizedModule",
+    "RequantizedLayer",
     "QuantizedPReLU",
 ]
