@@ -54,6 +54,6 @@ __all__ = [
     "QuantizedLayerNorm",
     "QuantizedLinear",
     "QuantizedModule",
-    "RequantizedLayer",
     "QuantizedPReLU",
+    "RequantizedLayer",
 ]
