@@ -251,14 +251,14 @@ def _softmax(x: Tensor, scale_in: float, scale: float, zero_point: int, lower: i
         raise InputError("softmax takes a tensor with at least one axis")
     x = x.contiguous()
     y = torch.empty_like(x)
-    cols = x.shape[-1]
+    cols, table = x.shape[-1], softmax_table(scale_in)
     if y.numel() == 0:
         return y
     _core.softmax_rows(
         x.data_ptr(),
         x.numel() // cols,
         cols,
-        softmax_table(scale_in).data_ptr(),
+        table.data_ptr(),
         scale,
         zero_point,
         lower,
