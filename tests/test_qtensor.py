@@ -45,6 +45,7 @@ MOVES: dict[str, Move] = {
     "contiguous": lambda q: q.transpose(0, 1).contiguous(),
     "detach": lambda q: q.detach(),
     "t": lambda q: q[0].t(),
+    "mT": lambda q: q.mT,
     "index": lambda q: q[:, 1:, ::2],
     "mask": lambda q: q[torch.tensor([True, False])],
     "none": lambda q: q[None, ..., 0],

@@ -48,21 +48,22 @@ void bind_normalize(nb::module_& m) {
       "zero_point"_a, "lower"_a, "upper"_a, "y"_a, "threads"_a);
   m.def(
       "softmax_rows",
-      [](uintptr_t x, int64_t rows, int64_t cols, uintptr_t table, double scale, int zero_point, int lower,
-         int upper, uintptr_t y, int threads) {
+      [](uintptr_t x, int64_t rows, int64_t cols, uintptr_t table, uintptr_t planes, double scale,
+         int zero_point, int lower, int upper, uintptr_t y, int threads) {
         nb::gil_scoped_release release;
         softmax_rows({pointer<const uint8_t>(x),
                       rows,
                       cols,
                       pointer<const int32_t>(table),
+                      pointer<const uint8_t>(planes),
                       scale,
                       {zero_point, lower, upper},
                       pointer<uint8_t>(y),
                       false},
                      threads);
       },
-      "x"_a, "rows"_a, "cols"_a, "table"_a, "scale"_a, "zero_point"_a, "lower"_a, "upper"_a, "y"_a,
-      "threads"_a);
+      "x"_a, "rows"_a, "cols"_a, "table"_a, "planes"_a, "scale"_a, "zero_point"_a, "lower"_a, "upper"_a,
+      "y"_a, "threads"_a);
 }
 
 }  // namespace intaglio

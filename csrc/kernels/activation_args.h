@@ -170,8 +170,9 @@ struct NormalizeColumnsArgs {
 struct SoftmaxRowsArgs {
   const uint8_t* x;  // (rows, cols)
   int64_t rows, cols;
-  const int32_t* table;  // (256), 0..2^23, the first 2^23
-  double scale;          // of the output
+  const int32_t* table;   // (256), 0..2^23, the first 2^23
+  const uint8_t* planes;  // (3, 256): the lowest byte of each entry, the middle one, the highest
+  double scale;           // of the output
   OutputRange range;
   uint8_t* y;  // (rows, cols)
   bool permutes_bytes;

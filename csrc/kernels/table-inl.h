@@ -8,8 +8,8 @@
 
 #include "conv-inl.h"
 #include "conv_depthwise-inl.h"
-#include "elementwise-inl.h"
 #include "depthwise_static-inl.h"
+#include "elementwise-inl.h"
 #include "embedding-inl.h"
 #include "gemm-inl.h"
 #include "gemm_half-inl.h"

@@ -13,6 +13,7 @@ namespace {
 
 constexpr int kLanes = 8;
 constexpr int kBytes = 4 * kLanes;
+constexpr bool kHasBytePermutes = false;
 constexpr int kRegisters = 16;
 using F = __m256;
 using I = __m256i;
@@ -149,6 +150,13 @@ inline void to_steps(I bytes, const StepZeros& zeros, F (&v)[4]) {
 }
 inline I dot_words(I a, I b) { return _mm256_madd_epi16(a, b); }
 inline I sub_u8s(I a, I b) { return _mm256_sub_epi8(a, b); }
+inline int32_t reduce_max_u8s(I v) {
+  __m128i most = _mm_max_epu8(_mm256_castsi256_si128(v), _mm256_extracti128_si256(v, 1));
+  most = _mm_max_epu8(most, _mm_srli_epi16(most, 8));
+  // The smallest 16-bit word of the complement: the low bytes are what counts.
+  most = _mm_andnot_si128(most, _mm_set1_epi16(255));
+  return 255 - _mm_extract_epi16(_mm_minpos_epu16(most), 0);
+}
 template <int kByte>
 inline I byte_of(I v) {
   return _mm256_and_si256(_mm256_srli_epi32(v, 8 * kByte), _mm256_set1_epi32(255));

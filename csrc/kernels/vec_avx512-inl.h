@@ -51,6 +51,7 @@ namespace {
 constexpr Isa kIsa = Isa::kAvx512Vnni;
 constexpr int kLanes = 16;
 constexpr int kBytes = 4 * kLanes;
+constexpr bool kHasBytePermutes = true;
 constexpr int kRegisters = 32;
 using F = __m512;
 using I = __m512i;
@@ -164,6 +165,14 @@ inline void to_steps(I bytes, const StepZeros& zeros, F (&v)[4]) {
 }
 inline I dot_words(I a, I b) { return _mm512_madd_epi16(a, b); }
 inline I sub_u8s(I a, I b) { return _mm512_sub_epi8(a, b); }
+inline int32_t reduce_max_u8s(I v) {
+  const __m256i half = _mm256_max_epu8(_mm512_castsi512_si256(v), _mm512_extracti64x4_epi64(v, 1));
+  __m128i most = _mm_max_epu8(_mm256_castsi256_si128(half), _mm256_extracti128_si256(half, 1));
+  most = _mm_max_epu8(most, _mm_srli_epi16(most, 8));
+  // The smallest 16-bit word of the complement: the low bytes are what counts.
+  most = _mm_andnot_si128(most, _mm_set1_epi16(255));
+  return 255 - _mm_extract_epi16(_mm_minpos_epu16(most), 0);
+}
 template <int kByte>
 inline I byte_of(I v) {
   return _mm512_and_si512(_mm512_srli_epi32(v, 8 * kByte), _mm512_set1_epi32(255));

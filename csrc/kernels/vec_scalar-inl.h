@@ -11,6 +11,7 @@ namespace {
 constexpr Isa kIsa = Isa::kScalar;
 constexpr int kLanes = 1;
 constexpr int kBytes = 4 * kLanes;
+constexpr bool kHasBytePermutes = false;
 constexpr int kRegisters = 16;
 using F = float;
 using I = int32_t;
@@ -134,6 +135,9 @@ inline I dot_words(I a, I b) {
 }
 inline I sub_u8s(I a, I b) {
   return for_each_byte([a, b](int i) { return byte_at(a, i) - byte_at(b, i); });
+}
+inline int32_t reduce_max_u8s(I v) {
+  return max_int(max_int(byte_at(v, 0), byte_at(v, 1)), max_int(byte_at(v, 2), byte_at(v, 3)));
 }
 template <int kByte>
 inline I byte_of(I v) {

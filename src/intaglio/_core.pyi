@@ -432,6 +432,7 @@ def softmax_rows(
     rows: int,
     cols: int,
     table: int,
+    planes: int,
     scale: float,
     zero_point: int,
     lower: int,

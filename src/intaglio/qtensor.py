@@ -127,6 +127,11 @@ class QTensor:
         return self.data.dim()
 
     @property
+    def mT(self) -> QTensor:  # noqa: N802
+        """The last two axes transposed."""
+        return _moved(self, self.data.mT, "mT")
+
+    @property
     def shape(self) -> torch.Size:
         """Shape of the tensor."""
         return self.data.shape

@@ -32,23 +32,30 @@ FROM_MINUS_ONE_TO_ONE = QParams(torch.tensor(1 / 128), torch.tensor(128, dtype=t
 # ---- Clamps --------------------------------------------------------------------------------------------
 
 
+@lru_cache(maxsize=1024)
+def _integer(value: float, scale: float, zero_point: int, lower: int, upper: int) -> int:
+    """What `value` is quantized to."""
+    zero = torch.tensor(zero_point, dtype=torch.int32)
+    parameters = QParams(torch.tensor(scale), zero, UINT8, None, lower, upper)
+    return int(quantize(torch.tensor(value), parameters))
+
+
 def _clamped(name: str, q: QTensor, low: Any, high: Any, inplace: bool = False) -> QTensor:
     """`q` with its integers between those of `low` and `high`; in place, so that others see it, if asked."""
-    if (
-        q.qparams.axis is not None
-        or isinstance(low, (Tensor, QTensor))
-        or isinstance(high, (Tensor, QTensor))
-    ):
+    if q.qparams.axis is not None or q.data.dtype is not torch.uint8 or not _numbers(low, high):
         refuse(name, (q,))
-    lower, upper = (
-        None if end is None else int(quantize(torch.tensor(float(end)), q.qparams)) for end in (low, high)
-    )
+    parameters = (*q.qparams.scalars, *q.qparams.limits())
+    lower, upper = (None if end is None else _integer(float(end), *parameters) for end in (low, high))
     if lower is None and upper is None:
         return q
     if inplace:
         q.data.clamp_(lower, upper)
         return q
     return QTensor(torch.clamp(q.data, lower, upper), q.qparams, q.source)
+
+
+def _numbers(*ends: Any) -> bool:
+    return all(end is None or isinstance(end, (int, float)) for end in ends)
 
 
 @register_function(F.relu, torch.relu, Tensor.relu)
@@ -178,10 +185,10 @@ def _stack(tensors: Sequence[QTensor], dim: int = 0) -> QTensor:
 
 @register_function(F.pad)
 def _pad(input: QTensor, pad: Sequence[int], mode: str = "constant", value: float | None = None) -> QTensor:
-    if input.qparams.axis is not None:
+    if input.qparams.axis is not None or input.data.dtype is not torch.uint8:
         refuse("pad", (input,))
     if mode == "constant":
-        filling = int(quantize(torch.tensor(float(value or 0.0)), input.qparams))
+        filling = _integer(float(value or 0.0), *input.qparams.scalars, *input.qparams.limits())
         return QTensor(F.pad(input.data, list(pad), value=filling), input.qparams, input.source)
     data = input.data
     for place in range(len(pad) // 2):

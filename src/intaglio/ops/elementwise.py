@@ -312,9 +312,13 @@ def _concatenate(
     check_uint8("concatenate", *tensors)
     shape, dim = _concatenated_shape(tensors, dim)
     innermost = _is_innermost(tensors)
-    y = empty_image(tuple(shape), torch.uint8) if innermost else torch.empty(shape, dtype=torch.uint8)
-    parts = [(with_channels_innermost(x) if innermost else x.contiguous()) for x in tensors]
-    # Axes in the order in which they lie in memory.
+    if innermost:
+        tensors = [with_channels_innermost(x) for x in tensors]
+        y = empty_image(tuple(shape), torch.uint8)
+    else:
+        tensors = [x.contiguous() for x in tensors]
+        y = torch.empty(shape, dtype=torch.uint8)
+    # Sizes in the order in which the axes lie in memory.
     order = [shape[0], *shape[2:], shape[1]] if innermost else shape
     at = dim if not innermost or dim == 0 else len(shape) - 1 if dim == 1 else dim - 1
     inner = prod(order[at + 1 :])
@@ -325,9 +329,9 @@ def _concatenate(
         for own, zero in zip(scales, zero_points, strict=True)
     ]
     _core.concatenate_rows(
-        [part.data_ptr() for part in parts],
+        [x.data_ptr() for x in tensors],
         [0 if table is None else table.data_ptr() for table in tables],
-        [part.shape[dim] * inner for part in parts],
+        [x.shape[dim] * inner for x in tensors],
         prod(order[:at]),
         y.data_ptr(),
         _threads(),

@@ -224,6 +224,12 @@ def softmax_table(scale_in: float) -> Tensor:
     return torch.round(2.0**23 * torch.exp(-steps * scale_in)).to(torch.int32)
 
 
+@lru_cache(maxsize=256)
+def _planes(scale_in: float) -> Tensor:
+    """`(4, 256)` uint8: the bytes of `softmax_table`, the lowest first."""
+    return softmax_table(scale_in).view(torch.uint8).reshape(256, 4).t().contiguous()
+
+
 def softmax(
     x: Tensor,
     scale_in: float,
@@ -251,14 +257,15 @@ def _softmax(x: Tensor, scale_in: float, scale: float, zero_point: int, lower: i
         raise InputError("softmax takes a tensor with at least one axis")
     x = x.contiguous()
     y = torch.empty_like(x)
-    cols = x.shape[-1]
+    cols, table, planes = x.shape[-1], softmax_table(scale_in), _planes(scale_in)
     if y.numel() == 0:
         return y
     _core.softmax_rows(
         x.data_ptr(),
         x.numel() // cols,
         cols,
-        softmax_table(scale_in).data_ptr(),
+        table.data_ptr(),
+        planes.data_ptr(),
         scale,
         zero_point,
         lower,
