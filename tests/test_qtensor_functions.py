@@ -84,6 +84,34 @@ def test_what_keeps_the_parameters_is_exact(name: str) -> None:
     assert torch.equal(y.data.float(), steps)
 
 
+ORDERED: dict[str, Function] = {
+    "argmax": lambda q: q.argmax(1),
+    "torch.argmax": lambda q: torch.argmax(q, dim=-1),
+    "argmin": lambda q: torch.argmin(q, 1),
+    "amax": lambda q: q.amax((2, 3)),
+    "amin": lambda q: torch.amin(q, 1, keepdim=True),
+    "max": torch.max,
+    "max along an axis": lambda q: q.max(1),
+    "min along an axis": lambda q: torch.min(q, dim=1),
+    "topk": lambda q: q.topk(3, 1),
+    "sort": lambda q: torch.sort(q, 1, descending=True),
+}
+
+
+@pytest.mark.parametrize("name", ORDERED)
+def test_the_order_of_values_is_that_of_the_integers(name: str) -> None:
+    every = torch.stack([torch.randperm(32) for _ in range(4)], -1).reshape(1, 32, 2, 2).to(torch.uint8)
+    q = QTensor(every, parameters())
+    found, expected = ORDERED[name](q), ORDERED[name](q.dequantize())
+    if isinstance(found, QTensor):
+        assert torch.equal(found.dequantize(), expected)
+    elif isinstance(found, tuple):
+        assert torch.equal(found.values.dequantize(), expected.values)
+        assert torch.equal(found.indices, expected.indices)
+    else:
+        assert torch.equal(found, expected)
+
+
 def test_unbind_gives_its_parts() -> None:
     q = image(2, 3, 4, 4)
     for part, expected in zip(torch.unbind(q, 1), q.dequantize().unbind(1), strict=True):
@@ -229,6 +257,7 @@ THREADS: dict[str, tuple[Function, str, str]] = {
     ),
     "dropout": (lambda q: F.dropout(q, 0.5), "dropout", "model.eval()"),
     "bicubic": (lambda q: F.interpolate(q, (8, 8), mode="bicubic"), "interpolate", "bicubic"),
+    "maximum of two": (lambda q: torch.max(q, q), "max", "DeQuantStub"),
     "lp_pool2d": (lambda q: F.lp_pool2d(q, 2.0, 2), "lp_pool2d", "DeQuantStub"),
 }
 

@@ -10,13 +10,15 @@ namespace {
 
 template <class Map>
 inline void map_rows(const LookUpArgs& args, const Map& map) {
-  for (int64_t r = 0; r < args.rows; ++r) {
-    const uint8_t* x = args.x + r * args.x_stride;
-    uint8_t* y = args.y + r * args.y_stride;
-    int64_t i = 0;
-    for (; i + kBytes <= args.cols; i += kBytes) store_u8s(y + i, map(load_u8s(x + i)));
-    const int n = static_cast<int>(args.cols - i);
-    if (n > 0) store_u8s_n(y + i, map(load_u8s_n(x + i, n)), n);
+  // Copies: bytes that are stored could be the arguments', for all that the compiler knows.
+  const int64_t cols = args.cols, x_stride = args.x_stride, y_stride = args.y_stride;
+  const int64_t whole = cols / kBytes * kBytes;
+  const int left = static_cast<int>(cols - whole);
+  const uint8_t* x = args.x;
+  uint8_t* y = args.y;
+  for (int64_t r = args.rows; r > 0; --r, x += x_stride, y += y_stride) {
+    for (int64_t i = 0; i < whole; i += kBytes) store_u8s(y + i, map(load_u8s(x + i)));
+    if (left > 0) store_u8s_n(y + whole, map(load_u8s_n(x + whole, left)), left);
   }
 }
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -21,7 +21,7 @@ from intaglio.ops.pooling import adaptive_avg_pool
 from intaglio.qparams import UINT8, QParams, dequantize, quantize
 from intaglio.qtensor import QTensor, refuse, register_function
 
-__all__ = ["FROM_MINUS_ONE_TO_ONE", "FROM_ZERO_TO_ONE"]
+__all__ = ["FROM_MINUS_ONE_TO_ONE", "FROM_ZERO_TO_ONE", "ValuesAndIndices"]
 
 FROM_ZERO_TO_ONE = QParams(torch.tensor(1 / 256), torch.tensor(0, dtype=torch.int32), UINT8)
 """Of what lies in 0..1, as `torch.ao.quantization` has it."""
@@ -189,6 +189,35 @@ def _cat(tensors: Sequence[QTensor], dim: int = 0, *, axis: int | None = None) -
 def _stack(tensors: Sequence[QTensor], dim: int = 0) -> QTensor:
     first = _same_parameters("stack", tensors)
     return QTensor(torch.stack([x.data for x in tensors], dim), first.qparams, first.source)
+
+
+# ---- The largest and the smallest ------------------------------------------------------------------------
+
+
+class ValuesAndIndices(NamedTuple):
+    """What torch gives for `max` along an axis, and its kin."""
+
+    values: QTensor
+    indices: Tensor
+
+
+def _register_order(function: Callable[..., Any], *others: Callable[..., Any]) -> None:
+    """Functions of the order of values, which is that of the integers; indices are plain tensors."""
+    name = function.__name__
+
+    @register_function(function, *others)
+    def run(input: QTensor, *args: Any, **kwargs: Any) -> Any:
+        if input.qparams.axis is not None or any(isinstance(arg, (Tensor, QTensor)) for arg in args):
+            refuse(name, (input,))
+        found = function(input.data, *args, **kwargs)
+        if isinstance(found, Tensor):
+            is_index = found.dtype is not input.data.dtype
+            return found if is_index else QTensor(found, input.qparams, input.source)
+        return ValuesAndIndices(QTensor(found[0], input.qparams, input.source), found[1])
+
+
+for _function in ("argmax", "argmin", "argsort", "amax", "amin", "max", "min", "sort", "topk"):
+    _register_order(getattr(torch, _function), getattr(Tensor, _function))
 
 
 # ---- Padding -------------------------------------------------------------------------------------------

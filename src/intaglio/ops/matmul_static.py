@@ -100,7 +100,9 @@ def _matmul(
 
 def _batch(a: Tensor, b: Tensor) -> tuple[list[int], list[int], list[int]]:
     """Sizes of the batch's axes and the strides of both operands along them, 0 where one repeats."""
-    a_sizes, b_sizes = a.shape[:-2], b.shape[:-2]
+    a_sizes, b_sizes = tuple(a.shape[:-2]), tuple(b.shape[:-2])
+    if a_sizes == b_sizes:
+        return list(a_sizes), list(a.stride()[:-2]), list(b.stride()[:-2])
     axes = max(len(a_sizes), len(b_sizes))
     a_sizes, b_sizes = (1,) * (axes - len(a_sizes)) + a_sizes, (1,) * (axes - len(b_sizes)) + b_sizes
     a_strides = [0] * (axes - a.dim() + 2) + list(a.stride()[:-2])
@@ -117,14 +119,19 @@ def _shape_of_product(a: Tensor, b: Tensor) -> Sequence[int]:
     for x in (a, b):
         if x.dtype is not torch.uint8:
             raise InputError(f"matmul takes uint8 tensors, the data of QTensors, not one of {x.dtype}")
-    misfit = InputError(f"tensors of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied")
     if a.dim() == 0 or b.dim() == 0 or a.shape[-1] != b.shape[0 if b.dim() == 1 else -2]:
-        raise misfit
-    try:
-        batch = torch.broadcast_shapes(a.shape[:-2], b.shape[:-2])  # type: ignore[no-untyped-call]
-    except RuntimeError:
-        raise misfit from None
+        raise _misfit(a, b)
+    batch = list(a.shape[:-2])
+    if b.dim() > 2 and b.shape[:-2] != a.shape[:-2]:  # spelled out: torch.broadcast_shapes takes 10 us
+        try:
+            batch = list(torch.broadcast_shapes(a.shape[:-2], b.shape[:-2]))  # type: ignore[no-untyped-call]
+        except RuntimeError:
+            raise _misfit(a, b) from None
     return [*batch, *a.shape[-2:-1], *(b.shape[-1:] if b.dim() > 1 else ())]
+
+
+def _misfit(a: Tensor, b: Tensor) -> InputError:
+    return InputError(f"tensors of shapes {tuple(a.shape)} and {tuple(b.shape)} cannot be multiplied")
 
 
 def _fake_matmul(a: Tensor, b: Tensor, *params: float) -> Tensor:
