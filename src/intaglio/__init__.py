@@ -6,6 +6,7 @@ The public names; they are those of `torch.ao.quantization`, so that moving over
 import torch  # noqa: F401  # before the core: torch's wheel carries the OpenMP library that both use
 
 from intaglio import _core
+from intaglio.accuracy import correct_bias, equalize, round_weights
 from intaglio.eager import quantize_dynamic
 from intaglio.errors import (
     ConfigError,
@@ -112,6 +113,7 @@ __all__ = [
     "RecordingObserver",
     "ReuseInputObserver",
     "Summary",
+    "correct_bias",
     "default_affine_fixed_qparams_observer",
     "default_debug_observer",
     "default_debug_qconfig",
@@ -134,6 +136,7 @@ __all__ = [
     "default_symmetric_fixed_qparams_observer",
     "default_symmetric_qnnpack_qconfig",
     "default_weight_observer",
+    "equalize",
     "find_fusable_groups",
     "float16_dynamic_qconfig",
     "float16_static_qconfig",
@@ -151,6 +154,7 @@ __all__ = [
     "qconfig_equals",
     "quantize_dynamic",
     "read_recipe",
+    "round_weights",
     "save",
     "summary",
     "weight_observer_range_neg_127_to_127",
