@@ -17,6 +17,8 @@ from intaglio.eager import (
     quantize_dynamic,
     swap_module,
 )
+from intaglio.accuracy import correct_bias, equalize, round_weights
+from intaglio.eager import quantize_dynamic
 from intaglio.errors import (
     ConfigError,
     ConversionError,
@@ -146,6 +148,7 @@ __all__ = [
     "UniformQuantizationObserverBase",
     "add_quant_dequant",
     "convert",
+    "correct_bias",
     "default_affine_fixed_qparams_observer",
     "default_debug_observer",
     "default_debug_qconfig",
@@ -169,6 +172,7 @@ __all__ = [
     "default_symmetric_fixed_qparams_observer",
     "default_symmetric_qnnpack_qconfig",
     "default_weight_observer",
+    "equalize",
     "find_fusable_groups",
     "float16_dynamic_qconfig",
     "float16_static_qconfig",
@@ -195,6 +199,7 @@ __all__ = [
     "quantize",
     "quantize_dynamic",
     "read_recipe",
+    "round_weights",
     "save",
     "summary",
     "swap_module",
