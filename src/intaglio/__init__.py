@@ -6,6 +6,7 @@ The public names; they are those of `torch.ao.quantization`, so that moving over
 import torch  # noqa: F401  # before the core: torch's wheel carries the OpenMP library that both use
 
 from intaglio import _core
+from intaglio.accuracy import correct_bias, equalize, round_weights
 from intaglio.eager import (
     add_quant_dequant,
     convert,
@@ -17,8 +18,6 @@ from intaglio.eager import (
     quantize_dynamic,
     swap_module,
 )
-from intaglio.accuracy import correct_bias, equalize, round_weights
-from intaglio.eager import quantize_dynamic
 from intaglio.errors import (
     ConfigError,
     ConversionError,
