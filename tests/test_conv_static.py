@@ -183,6 +183,8 @@ def square(n: int, c: int, groups: int, kernel: int, stride: int = 1, padding: i
         (square(144, 144, 144, 3, 2, 1), (1, 70, 80)),  # strips of rows
         (square(240, 240, 240, 5, 1, 2), (1, 14, 14)),
         (square(32, 32, 32, 5, 2, 2), (3, 40, 300)),
+        (square(16, 16, 16, 3, 1, 1), (1, 113, 60)),  # folded blocks, whose parts do not divide the rows
+        (square(80, 80, 80, 5, 2, 2), (2, 21, 30)),
     ],
     ids=str,
 )

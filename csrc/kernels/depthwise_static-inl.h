@@ -4,6 +4,9 @@
 // the border around them. There kGroup neighbouring taps are interleaved by the unpack instructions, whose
 // order of channels the packs of the epilogue undo. One interleaving serves kOutputs outputs: each has
 // weights shifted to where its own taps stand, zeros elsewhere.
+//
+// A block of few channels, such as the last of a row of pixels, is folded: its halves or quarters hold the
+// same channels of rows that lie a half or a quarter of the output apart.
 #pragma once
 
 #include "requantize-inl.h"
@@ -40,6 +43,12 @@ struct PackedBlock {
       : sums(reinterpret_cast<const int32_t*>(packed)),
         weight(reinterpret_cast<const int8_t*>(packed + round_up(kBlock * 4, 64))) {}
 };
+
+// Parts of a folded block, and the bytes of each.
+inline int64_t folds_of(int64_t channels) {
+  return channels <= kBlock / 4 ? 4 : channels <= kBlock / 2 ? 2 : 1;
+}
+inline int64_t part_bytes(int64_t channels) { return kBlock / folds_of(channels); }
 
 // Vector q and lane of a channel of the block (interleave_taps).
 inline int64_t place_of_channel(int64_t c) {
@@ -102,21 +111,25 @@ struct Ring {
   void skip(int64_t rows) { next = (next + rows) % slots; }
 };
 
-inline void fill_pixels(uint8_t* to, int64_t count, Bytes value) {
-  for (int64_t x = 0; x < count; ++x) store_bytes<4>(to + x * kBlock, value);
+inline void fill_pixels(uint8_t* to, int64_t count, Bytes value, int64_t channels) {
+  if (channels == kBlock) {
+    for (int64_t x = 0; x < count; ++x) store_bytes<4>(to + x * kBlock, value);
+    return;
+  }
+  for (int64_t x = 0; x < count; ++x) store_bytes_n(to + x * kBlock, value, static_cast<int>(channels));
 }
 
 inline void fill_row(const DepthwiseStaticArgs& args, const uint8_t* source, uint8_t* row, int64_t pixels,
                      Bytes zero_point) {
   if (source == nullptr) {
-    fill_pixels(row, pixels, zero_point);
+    fill_pixels(row, pixels, zero_point, args.shape.channels);
     return;
   }
   const int64_t low = args.low < pixels ? args.low : pixels;
   const int64_t width = args.width < pixels - low ? args.width : pixels - low;
-  fill_pixels(row, low, zero_point);
+  fill_pixels(row, low, zero_point, args.shape.channels);
   copy_block(row + low * kBlock, source, args, width);
-  fill_pixels(row + (low + width) * kBlock, pixels - low - width, zero_point);
+  fill_pixels(row + (low + width) * kBlock, pixels - low - width, zero_point, args.shape.channels);
 }
 
 // ---- Rows of outputs ------------------------------------------------------------------------------
@@ -132,13 +145,31 @@ struct DepthwiseRow {
   uint8_t* y;
   int64_t place;  // of the row behind y and behind the residual
   int64_t pixel_bytes;
+  int64_t part;         // bytes of a part of the block
+  int64_t parts;        // whose rows exist
+  int64_t fold_offset;  // from the row of one part to that of the next
 };
 
 // An output that needs more than packs: sums by channel, through memory.
 __attribute__((noinline)) void finish_pixel(const int32_t* lanes, const DepthwiseRow& row, int64_t place) {
   int32_t sums[kBlock];
   for (int64_t c = 0; c < kBlock; ++c) sums[c] = lanes[place_of_channel(c)];
-  requantize_any(sums, (row.ordered->columns + kLanes - 1) / kLanes, *row.ordered, row.y, place);
+  const int64_t vectors = (row.ordered->columns + kLanes - 1) / kLanes;
+  for (int64_t p = 0; p < row.parts; ++p)
+    requantize_any(sums + p * row.part, vectors, *row.ordered, row.y, place + p * row.fold_offset);
+}
+
+// The bytes of one pixel of a block that is not whole, part by part.
+inline void store_parts(uint8_t* y, Bytes bytes, const DepthwiseRow& row, int columns) {
+  const int64_t offset = row.fold_offset;
+  store_bytes_n(y, bytes, columns);
+  if (row.part == kBlock / 2) {
+    if (row.parts > 1) store_bytes_n(y + offset, bytes_from<2>(bytes), columns);
+  } else if (row.part == kBlock / 4) {
+    if (row.parts > 1) store_bytes_n(y + offset, bytes_from<1>(bytes), columns);
+    if (row.parts > 2) store_bytes_n(y + 2 * offset, bytes_from<2>(bytes), columns);
+    if (row.parts > 3) store_bytes_n(y + 3 * offset, bytes_from<3>(bytes), columns);
+  }
 }
 
 template <int X, bool kPlain>
@@ -172,7 +203,7 @@ inline __attribute__((always_inline)) void finish_outputs(I (&acc)[X][4], const 
       if (columns == kBlock)
         store_bytes<4>(y + o * pixel_bytes, bytes);
       else
-        store_bytes_n(y + o * pixel_bytes, bytes, columns);
+        store_parts(y + o * pixel_bytes, bytes, row, columns);
     }
   }
 }
@@ -265,14 +296,15 @@ SharedTile choose_shared_tile(const DepthwiseShape& s) {
   return {single_tile<kPlain>, single_tile<kPlain>, 1, 1};
 }
 
-// `ordered` with its channels in the order of interleave_taps.
-inline void order_by_lane(const PanelRequantizer& ordered, PanelRequantizer& lanes) {
+// `ordered` with its channels in the order of interleave_taps, once for each part of `part` channels.
+inline void order_by_lane(const PanelRequantizer& ordered, int64_t part, PanelRequantizer& lanes) {
   constexpr int kFour = kLanes < 4 ? kLanes : 4;
+#pragma GCC unroll 16
   for (int64_t c = 0; c < kBlock; c += kFour) {
-    const int64_t at = place_of_channel(c);
-    __builtin_memcpy(lanes.first + at, ordered.first + c, kFour * 4);
-    __builtin_memcpy(lanes.multiplier + at, ordered.multiplier + c, kFour * 4);
-    __builtin_memcpy(lanes.offset + at, ordered.offset + c, kFour * 4);
+    const int64_t at = place_of_channel(c), from = c & (part - 1);
+    __builtin_memcpy(lanes.first + at, ordered.first + from, kFour * 4);
+    __builtin_memcpy(lanes.multiplier + at, ordered.multiplier + from, kFour * 4);
+    __builtin_memcpy(lanes.offset + at, ordered.offset + from, kFour * 4);
   }
 }
 
@@ -292,7 +324,8 @@ void pack_depthwise(const PackDepthwiseArgs& args) noexcept {
         sums[c] += w;
         for (int64_t o = 0; o < outputs; ++o) {
           const int64_t at = o * s.stride + t, set = (r * windows + at / kGroup) * outputs + o;
-          weight[(set * kBlock + place_of_channel(c)) * kGroup + at % kGroup] = w;
+          for (int64_t to = c; to < kBlock; to += part_bytes(s.channels))
+            weight[(set * kBlock + place_of_channel(to)) * kGroup + at % kGroup] = w;
         }
       }
 }
@@ -303,31 +336,50 @@ void depthwise_static(const DepthwiseStaticArgs& args) noexcept {
   PanelRequantizer ordered(args.requantize, 0, shape.channels, args.zero_point, packed.sums,
                            shape.tap_rows * shape.taps);
   PanelRequantizer lanes(ordered);
-  order_by_lane(ordered, lanes);
+  const int64_t part = part_bytes(shape.channels), folds = folds_of(shape.channels);
+  order_by_lane(ordered, part, lanes);
   const int64_t pixels = used_pixels(args);
   auto* const taps = static_cast<const uint8_t**>(args.scratch);
   Ring ring{static_cast<uint8_t*>(args.scratch) + round_up(shape.tap_rows * 8, 64), ring_rows(args),
             ring_pixels(args) * kBlock};
   const int64_t windows = windows_of(shape.taps, shape.stride, 1);
-  DepthwiseRow row{taps,         shape.tap_rows, windows,  shape.dilation,
-                   shape.stride, packed.weight,  &ordered, &lanes,
-                   args.columns, args.y,         0,        args.y_pixel_bytes};
+  const int64_t fold_rows = (args.rows + folds - 1) / folds;
+  const int64_t sources = (args.rows - 1) * args.row_step + ring.slots;
+  DepthwiseRow row{taps,
+                   shape.tap_rows,
+                   windows,
+                   shape.dilation,
+                   shape.stride,
+                   packed.weight,
+                   &ordered,
+                   &lanes,
+                   args.columns,
+                   args.y,
+                   0,
+                   args.y_pixel_bytes,
+                   part,
+                   folds,
+                   fold_rows * args.y_row_bytes};
   const SharedTile tile = ordered.form == EpilogueForm::kPlain ? choose_shared_tile<true>(shape)
                                                                : choose_shared_tile<false>(shape);
   const Bytes zero_point = set_bytes(args.zero_point);
   int64_t filled = 0, first_slot = 0;
-  for (int64_t r = 0; r < args.rows; ++r) {
+  for (int64_t r = 0; r < fold_rows; ++r) {
     const int64_t begin = r * args.row_step, end = begin + ring.slots;
     if (filled < begin && ring.slots > 0) {
       ring.skip(begin - filled);
       filled = begin;
     }
     for (; filled < end; ++filled) {
-      fill_row(args, args.source[filled], ring.slot(ring.next), pixels, zero_point);
+      for (int64_t p = 0; p < folds; ++p) {
+        const int64_t i = filled + p * fold_rows * args.row_step;
+        if (i < sources) fill_row(args, args.source[i], ring.slot(ring.next) + p * part, pixels, zero_point);
+      }
       if (++ring.next == ring.slots) ring.next = 0;
     }
     for (int64_t t = 0; t < shape.tap_rows; ++t) taps[t] = ring.slot(first_slot + args.row_offset[t]);
     row.place = r * args.y_row_bytes;
+    while (r + (row.parts - 1) * fold_rows >= args.rows) --row.parts;
     int64_t x = 0;
     for (; x + tile.narrow_outputs < args.columns; x += tile.wide_outputs) tile.wide(row, x);
     if (x < args.columns) tile.narrow(row, x);
