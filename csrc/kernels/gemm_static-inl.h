@@ -20,7 +20,17 @@ struct RowRuns {
   int64_t step;
   const int64_t* run;
   int64_t count, length;
-  const Act* row(int64_t i) const { return base + (start == nullptr ? i * step : start[i]); }
+  template <int MR>
+  void find(int64_t row, const Act* (&a)[MR]) const {
+    if (start == nullptr) {
+      const Act* p = base + row * step;
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i, p += step) a[i] = p;
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) a[i] = base + start[row + i];
+    }
+  }
 };
 
 // sums[i][j] = first[j] + the products of row i and the panel.
@@ -28,8 +38,7 @@ template <int MR, int NV>
 inline __attribute__((always_inline)) void accumulate_runs(const RowRuns& rows, int64_t row, const int8_t* w,
                                                            const int32_t* first, I (&acc)[MR][NV]) {
   const Act* a[MR];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) a[i] = rows.row(row + i);
+  rows.find(row, a);
 #pragma GCC unroll 4
   for (int j = 0; j < NV; ++j) {
     const I sum = load_int(first + j * kLanes);
@@ -70,7 +79,17 @@ struct StaticOutput {
   uint8_t* c;
   const int64_t* place;
   int64_t stride;
-  int64_t offset(int64_t i) const { return place == nullptr ? i * stride : place[i]; }
+  template <int MR>
+  void find(int64_t row, int64_t (&at)[MR]) const {
+    if (place == nullptr) {
+      int64_t p = row * stride;
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i, p += stride) at[i] = p;
+    } else {
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) at[i] = place[row + i];
+    }
+  }
 };
 
 template <int MR, int NV, EpilogueForm kForm>
@@ -79,8 +98,7 @@ __attribute__((noinline)) void static_tile(const RowRuns& rows, int64_t row, con
   I acc[MR][NV];
   accumulate_runs<MR, NV>(rows, row, weight, panel.first, acc);
   int64_t at[MR];
-#pragma GCC unroll 16
-  for (int i = 0; i < MR; ++i) at[i] = output.offset(row + i);
+  output.find(row, at);
   requantize_tile<MR, NV, kForm>(acc, panel, output.c, at);
 }
 

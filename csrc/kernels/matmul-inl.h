@@ -91,9 +91,9 @@ __attribute__((noinline)) void matmul_tile(const RowRuns& rows, int64_t row, con
   I acc[MR][NV];
   accumulate_runs<MR, NV>(rows, row, panel.weight, requantizer.first, acc);
   int64_t at[MR];
+  output.find(row, at);
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i) {
-    at[i] = output.offset(row + i);
     const I more = set_int(row_first[row + i]);
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) acc[i][j] = add_int(acc[i][j], more);

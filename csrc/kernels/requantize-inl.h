@@ -10,7 +10,11 @@ namespace {
 constexpr float kLargestSum = 0x1p30f;
 constexpr float kFarthest = 0x1p20f;
 
-// What a tile has to do: kPlain and kResidual cannot exceed the bound; kAny may, with or without a residual.
+// Whether a part of a vector is loaded by one instruction, and not in a loop.
+constexpr bool kLoadsTails = kRegisters == 32;
+
+// What a tile has to do: kPlain and kResidual cannot exceed the bound; kAny is for what may, and for what
+// else is rare.
 enum class EpilogueForm { kPlain, kResidual, kAny };
 
 // The parameters of up to four vectors of output channels, padded to whole vectors.
@@ -55,7 +59,8 @@ struct PanelRequantizer {
     const float slope = residual_multiplier < 0.0f ? -residual_multiplier : residual_multiplier;
     const bool bounded = reduce_max(most) + 255.0f * (residual == nullptr ? 0.0f : slope) < kLargestSum;
     form = residual == nullptr ? EpilogueForm::kPlain : EpilogueForm::kResidual;
-    if (!bounded) form = EpilogueForm::kAny;
+    const bool loads_tail = kLoadsTails || residual == nullptr || columns % kLanes == 0;
+    if (!bounded || !loads_tail) form = EpilogueForm::kAny;
   }
 };
 
@@ -76,6 +81,19 @@ __attribute__((noinline)) void requantize_any(const int32_t* sums, int64_t vecto
     const F bounded = min(set(kFarthest), max(set(-kFarthest), y));
     store_u8_n(to + at + j, min_int(upper, max_int(lower, add_int(to_int(bounded), zero))), left);
   }
+}
+
+// The pixel i of a tile, if it has so many, from the bytes of vectors kRow * NV on: whole, or the first
+// `part`.
+template <int NV, int kRow, int MR>
+inline __attribute__((always_inline)) void store_row(uint8_t* to, int i, const int64_t (&at)[MR], Bytes bytes,
+                                                     int part) {
+  if (i >= MR) return;
+  const Bytes row = bytes_from<NV * kRow>(bytes);
+  if (part == 0)
+    store_bytes<NV>(to + at[i], row);
+  else
+    store_bytes_n(to + at[i], row, part);
 }
 
 // The sums of MR pixels and NV vectors of channels to u8. `at[i]` is the byte of pixel i behind `to` and
@@ -103,8 +121,9 @@ inline __attribute__((always_inline)) void requantize_tile(I (&acc)[MR][NV], con
         F y = fma(to_float(acc[i][j]), multiplier, offset);
         if constexpr (kForm == EpilogueForm::kResidual) {
           const uint8_t* r = residual + at[i] + j * kLanes;
-          const F value = j + 1 < NV || tail == kLanes ? to_float(sub_int(load_u8_int(r), residual_zero))
-                                                       : sub(load_u8_n(r, tail), to_float(residual_zero));
+          const F value = !kLoadsTails || j + 1 < NV || tail == kLanes
+                              ? to_float(sub_int(load_u8_int(r), residual_zero))
+                              : sub(load_u8_n(r, tail), to_float(residual_zero));
           y = fma(value, residual_multiplier, y);
         }
         acc[i][j] = to_int(y);
@@ -112,13 +131,19 @@ inline __attribute__((always_inline)) void requantize_tile(I (&acc)[MR][NV], con
     }
     const I zero = set_words(panel.zero_point);
     const Bytes lower = set_bytes(panel.lower), upper = set_bytes(panel.upper);
+    const int part = tail == kLanes ? 0 : columns;
+    // Rows of one or two vectors are packed together, up to four vectors.
+    constexpr int kRows = NV == 1 ? 4 : NV == 2 ? 2 : 1;
 #pragma GCC unroll 16
-    for (int i = 0; i < MR; ++i) {
-      const Bytes bytes = clamp_bytes(pack_bytes<NV>(acc[i], zero), lower, upper);
-      if (tail == kLanes)
-        store_bytes<NV>(to + at[i], bytes);
-      else
-        store_bytes_n(to + at[i], bytes, columns);
+    for (int i = 0; i < MR; i += kRows) {
+      I sums[kRows * NV];
+#pragma GCC unroll 4
+      for (int j = 0; j < kRows * NV; ++j) sums[j] = acc[i + j / NV < MR ? i + j / NV : i][j % NV];
+      const Bytes bytes = clamp_bytes(pack_bytes<kRows * NV>(sums, zero), lower, upper);
+      store_row<NV, 0>(to, i, at, bytes, part);
+      if constexpr (kRows > 1) store_row<NV, 1>(to, i + 1, at, bytes, part);
+      if constexpr (kRows > 2) store_row<NV, 2>(to, i + 2, at, bytes, part);
+      if constexpr (kRows > 3) store_row<NV, 3>(to, i + 3, at, bytes, part);
     }
   }
 }

@@ -21,8 +21,8 @@
 #include "pooling-inl.h"
 #include "quantize-inl.h"
 #include "recurrent-inl.h"
-#include "winograd-inl.h"
 #include "resize-inl.h"
+#include "winograd-inl.h"
 
 namespace intaglio {
 

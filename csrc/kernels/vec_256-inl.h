@@ -175,6 +175,13 @@ inline Bytes pack_bytes(const I (&v)[NV], I zero) {
   if constexpr (NV > 2) high = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[NV - 1]), zero);
   return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
 }
+template <int kVector>
+inline Bytes bytes_from(Bytes v) {
+  __m128i half = _mm256_castsi256_si128(v);
+  if constexpr (kVector >= 2) half = _mm256_extracti128_si256(v, 1);
+  if constexpr (kVector % 2 == 1) half = _mm_srli_si128(half, 8);
+  return kVector == 0 ? v : _mm256_castsi128_si256(half);
+}
 inline Bytes pack_interleaved(const I (&v)[4], I zero) {
   const I low = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), zero);
   const I high = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), zero);

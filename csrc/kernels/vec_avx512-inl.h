@@ -9,10 +9,9 @@
 //   scale_by_power_of_2     p * 2^n by adding to the exponent: p and the result must be normal
 //   store_u8                saturated to 0..255
 //   store_u8_four           4 * kLanes bytes: saturated v[j] + zero, zero in -32768..32767
-//   Bytes, pack_bytes       the bytes of up to four vectors, lane after lane: saturated v[j] + zero, `zero`
-//   of
-//                           set_words; store_bytes writes the bytes of so many vectors, store_bytes_n the
-//                           first n
+//   Bytes, pack_bytes       the bytes of up to four vectors, lane after lane: saturated v[j] + zero, a zero
+//                           of set_words; bytes_from begins with the bytes of a later vector; store_bytes
+//                           writes the bytes of so many vectors, store_bytes_n the first n
 //   widen                   n bytes as Act
 //   interleave_taps         t[0..3]: kGroup neighbouring taps of 4 * kLanes channels, a channel in each 32
 //   bits,
@@ -190,6 +189,12 @@ inline Bytes pack_bytes(const I (&v)[NV], I zero) {
   I high = low;
   if constexpr (NV > 2) high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[NV - 1]), zero);
   return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
+}
+template <int kVector>
+inline Bytes bytes_from(Bytes v) {
+  if constexpr (kVector == 0) return v;
+  if constexpr (kVector == 2) return _mm512_castsi256_si512(_mm512_extracti64x4_epi64(v, 1));
+  return _mm512_castsi128_si512(_mm512_extracti32x4_epi32(v, kVector));
 }
 inline Bytes pack_interleaved(const I (&v)[4], I zero) {
   const I low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero);

@@ -6,6 +6,7 @@ The public names; they are those of `torch.ao.quantization`, so that moving over
 import torch  # noqa: F401  # before the core: torch's wheel carries the OpenMP library that both use
 
 from intaglio import _core
+from intaglio.accuracy import correct_bias, equalize, round_weights
 from intaglio.eager import (
     add_quant_dequant,
     convert,
@@ -146,6 +147,7 @@ __all__ = [
     "UniformQuantizationObserverBase",
     "add_quant_dequant",
     "convert",
+    "correct_bias",
     "default_affine_fixed_qparams_observer",
     "default_debug_observer",
     "default_debug_qconfig",
@@ -169,6 +171,7 @@ __all__ = [
     "default_symmetric_fixed_qparams_observer",
     "default_symmetric_qnnpack_qconfig",
     "default_weight_observer",
+    "equalize",
     "find_fusable_groups",
     "float16_dynamic_qconfig",
     "float16_static_qconfig",
@@ -195,6 +198,7 @@ __all__ = [
     "quantize",
     "quantize_dynamic",
     "read_recipe",
+    "round_weights",
     "save",
     "summary",
     "swap_module",

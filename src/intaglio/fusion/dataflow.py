@@ -70,11 +70,12 @@ def is_part(module: nn.Module) -> bool:
 # ---- tracing --------------------------------------------------------------------------------------------
 
 
-def trace_dataflow(model: nn.Module) -> Dataflow:
+def trace_dataflow(model: nn.Module, passing: tuple[type[nn.Module], ...] = (nn.Identity,)) -> Dataflow:
     """The dataflow of `model` as `torch.fx` traces it; what cannot be traced is looked into by itself.
 
     A module with data-dependent control flow is opaque, and the modules in it are traced one by one, but
-    for plain `nn.Sequential`s: its forward may run their parts one at a time.
+    for plain `nn.Sequential`s: its forward may run their parts one at a time. Modules of the types `passing`
+    count as if they were not there.
     """
     memo: dict[int, Any] = {}
     share_tensors(model, memo, attributes=True)
@@ -89,7 +90,7 @@ def trace_dataflow(model: nn.Module) -> Dataflow:
             flow.untraced[path] = _shortly(error)
             roots += _parts_of(path, root)
         else:
-            _read_graph(graph, path, flow)
+            _read_graph(graph, path, flow, {n for n in graph.nodes if _passes(n, root, passing)})
             for inner, reason in tracer.opaque.items():
                 flow.untraced[_join(path, inner)] = reason
                 roots += _parts_of(_join(path, inner), root.get_submodule(inner))
@@ -120,16 +121,26 @@ class _Tracer(fx.Tracer):
             return self.create_proxy("call_module", path, args, kwargs)
 
 
-def _read_graph(graph: fx.Graph, prefix: str, flow: Dataflow) -> None:
-    numbers = {node: number for number, node in enumerate(graph.nodes, start=len(flow.uses))}
+def _passes(node: fx.Node, root: nn.Module, passing: tuple[type[nn.Module], ...]) -> bool:
+    lone = node.op == "call_module" and len(node.args) == 1 and not node.kwargs
+    if not lone or not isinstance(node.args[0], fx.Node):
+        return False
+    return type(root.get_submodule(str(node.target))) in passing
+
+
+def _read_graph(graph: fx.Graph, prefix: str, flow: Dataflow, passing: set[fx.Node]) -> None:
+    numbers: dict[Any, int] = {}
+    for number, node in enumerate(graph.nodes, start=len(flow.uses)):
+        numbers[node] = numbers[node.args[0]] if node in passing else number
+        flow.uses[number] = 0
     for node in graph.nodes:
         if node.op == "get_attr":
             flow.read.add(_join(prefix, str(node.target).rpartition(".")[0]))
-        elif node.op == "call_module":
+        elif node.op == "call_module" and node not in passing:
             lone = len(node.args) == 1 and not node.kwargs and isinstance(node.args[0], fx.Node)
             taken = numbers[node.args[0]] if lone else None
             flow.calls.append(Call(_join(prefix, str(node.target)), taken, numbers[node]))
-        flow.uses[numbers[node]] = len(node.users)
+        flow.uses[numbers[node]] += sum(user not in passing for user in node.users)
 
 
 def _parts_of(path: str, module: nn.Module) -> list[tuple[str, nn.Module]]:

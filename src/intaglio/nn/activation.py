@@ -17,11 +17,12 @@ from torch.fx import Proxy
 from torch.nn import functional
 
 from intaglio.errors import FileFormatError
+from intaglio.nn.qtensor_functions import FROM_MINUS_ONE_TO_ONE, FROM_ZERO_TO_ONE
 from intaglio.nn.quantized import StateSpec, register_quantized
 from intaglio.nn.static import StaticModule
 from intaglio.ops.elementwise import lookup
 from intaglio.qconfig import QConfig
-from intaglio.qparams import UINT8, QParams, dequantize, quantize
+from intaglio.qparams import QParams, dequantize, quantize
 from intaglio.qtensor import QTensor
 from intaglio.rules import Example, OpRule, StaticForm, register_rule
 
@@ -228,15 +229,11 @@ def _format_of(x: Tensor) -> torch.memory_format:
     return torch.channels_last if x.dim() == 4 else torch.contiguous_format
 
 
-def _fixed(scale: float, zero_point: int) -> QParams:
-    return QParams(torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32), UINT8)
-
-
 FIXED: dict[type[nn.Module], QParams] = {
-    nn.Sigmoid: _fixed(1 / 256, 0),
-    nn.Hardsigmoid: _fixed(1 / 256, 0),
-    nn.Tanh: _fixed(1 / 128, 128),
-    nn.Softsign: _fixed(1 / 128, 128),
+    nn.Sigmoid: FROM_ZERO_TO_ONE,
+    nn.Hardsigmoid: FROM_ZERO_TO_ONE,
+    nn.Tanh: FROM_MINUS_ONE_TO_ONE,
+    nn.Softsign: FROM_MINUS_ONE_TO_ONE,
 }
 """Functions whose output has one range whatever comes, and its parameters."""
 

@@ -29,6 +29,17 @@ FROM_MINUS_ONE_TO_ONE = QParams(torch.tensor(1 / 128), torch.tensor(128, dtype=t
 """Of what lies in -1..1."""
 
 
+# ---- Shapes --------------------------------------------------------------------------------------------
+
+
+@register_function(Tensor.view)
+def _view(input: QTensor, *size: Any) -> QTensor:
+    """As reshape: an image lies with its channels innermost, where float code expects planes."""
+    if input.qparams.axis is not None or any(isinstance(part, torch.dtype) for part in size):
+        refuse("view", (input,))
+    return QTensor(input.data.reshape(*size), input.qparams, input.source)
+
+
 # ---- Clamps --------------------------------------------------------------------------------------------
 
 

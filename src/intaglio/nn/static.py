@@ -44,26 +44,32 @@ class StaticModule(QuantizedModule):
         self.limits = (limits[0], limits[1])
         self.register_buffer("scale", None, persistent=False)
         self.register_buffer("zero_point", None, persistent=False)
-        self._output: tuple[Tensor, QParams] | None = None
+        # What goes with every result, for the scale and the path that it was made for.
+        self._made: tuple[Tensor, str, QParams, str] | None = None
 
     @property
     def output(self) -> QParams:
         """The parameters of what this module gives."""
-        scale = self._buffers["scale"]
-        if self._output is None or self._output[0] is not scale:
+        return self._label()[2]
+
+    def _label(self) -> tuple[Tensor, str, QParams, str]:
+        scale, made = self._buffers["scale"], self._made
+        if made is None or made[0] is not scale or made[1] is not self.path:
             assert scale is not None
-            self._output = (scale, QParams(scale, self.zero_point, UINT8, None, *self.limits))
-        return self._output[1]
+            qparams = QParams(scale, self.zero_point, UINT8, None, *self.limits)
+            self._made = made = (scale, self.path, qparams, self.where())
+        return made
 
     def set_output(self, output: QParams) -> None:
         """Give results with these parameters from now on."""
-        self.limits = output.limits()
+        self.limits, self._made = output.limits(), None
         self.scale = output.scale.detach().to(torch.float32).reshape(())
         self.zero_point = output.zero_point.detach().to(torch.int32).reshape(())
 
     def give(self, data: Tensor) -> QTensor:
         """A result with the output's parameters."""
-        return QTensor(data, self.output, self.where())
+        _, _, qparams, source = self._label()
+        return QTensor(data, qparams, source)
 
     def check_quantized(self, x: Any, name: str = "input") -> None:
         """Raise `InputError`, naming the layer and the remedy, unless `x` is a uint8 `QTensor` per tensor."""

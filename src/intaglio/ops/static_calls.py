@@ -23,7 +23,7 @@ _AXES = 3
 _empty = torch.empty
 _threads = torch.get_num_threads
 _uint8 = torch.uint8
-_channels_last = torch.channels_last
+_empty_strided = torch.empty_strided
 _run_conv: Any = _core.conv_static
 _run_linear: Any = _core.linear_static
 
@@ -31,7 +31,7 @@ _run_linear: Any = _core.linear_static
 class ConvCall:
     """`run_conv_static` for one shape of input: uint8 `(N, C, *size)` to `(N, O, *output_size)`."""
 
-    __slots__ = ("_kept", "_last", "_middle", "output_shape", "shape", "strides")
+    __slots__ = ("_kept", "_middle", "output_shape", "output_strides", "shape", "strides")
 
     def __init__(
         self,
@@ -52,16 +52,13 @@ class ConvCall:
             *(r.multiplier.data_ptr(), r.offset.data_ptr(), r.zero_point, r.lower, r.upper, 0, 0, 0.0),
         )
         self.output_shape = (batch, len(r.multiplier), *output_size)
-        self._last = _channels_last if len(size) == 2 else None
+        self.output_strides = empty_image(self.output_shape, _uint8).stride()
 
     def __call__(self, x: Tensor) -> Tensor:
         """Convolve; the caller has compared the shapes."""
         if x.stride() != self.strides:
             x = with_channels_innermost(x)
-        if self._last is not None:
-            y = _empty(self.output_shape, dtype=_uint8, memory_format=self._last)
-        else:
-            y = empty_image(self.output_shape, _uint8)
+        y = _empty_strided(self.output_shape, self.output_strides, dtype=_uint8)
         _run_conv(x.data_ptr(), *self._middle, y.data_ptr(), _threads())
         return y
 
