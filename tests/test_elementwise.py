@@ -184,7 +184,7 @@ def test_ops_are_registered_as_torch_expects() -> None:
         (ops.add_quantized, ops.mul_quantized), ((a, a), (a, row), (row, a), (plain, a), (row, plain))
     ):
         calls.append((op, (*pair, *PARAMS[0])))
-    for parts in ([a, a], [plain, plain], [plain, a]):
+    for parts in ([a, a], [plain, plain], [plain, a], [row, row]):
         calls.append((ops.concatenate, (parts, [0.1, 0.2], [3, 4], 1, 0.1, 3, 0, 255)))
     for op, args in calls:
         torch.library.opcheck(op, args, test_utils=("test_schema", "test_faketensor"))

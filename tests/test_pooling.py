@@ -127,8 +127,10 @@ def test_what_cannot_be_is_refused() -> None:
         max_pool(x.float(), (2, 2), (2, 2), (0, 0), (1, 1))
     with pytest.raises(InputError, match="divisor_override must not be zero"):
         avg_pool(x, (2, 2), (2, 2), (0, 0), divisor_override=0, zero_point=0)
-    with pytest.raises(InputError, match=r"cannot be pooled to \(2,\)"):
+    with pytest.raises(InputError, match="pooling over 1 axes takes"):
         adaptive_max_pool(x, (2,))
+    with pytest.raises(InputError, match=r"of size \(8, 8\) cannot be pooled to \(-1, 2\)"):
+        adaptive_max_pool(x, (-1, 2))
     with pytest.raises(InputError, match=r"cannot be pooled to \(2, 2\)"):
         adaptive_avg_pool(x[:, :, :0], (2, 2), zero_point=0)
     huge = torch.zeros(1, 1, 3000, 3000, dtype=torch.uint8)

@@ -78,9 +78,13 @@ def _geometry(
 
 
 @lru_cache(maxsize=512)
-def _adaptive_geometry(size: tuple[int, ...], out: tuple[int, ...]) -> list[list[int]]:
+def _adaptive_geometry(size: tuple[int, ...], output_size: tuple[int | None, ...]) -> list[list[int]]:
+    """The same of windows that divide the image; None keeps an axis."""
     axes = len(size)
-    return _three_axes(size, list(out), ((0,) * axes, (1,) * axes, (0,) * axes, (1,) * axes))
+    out = [n if m is None else m for n, m in zip(size, output_size, strict=False)]
+    if axes != len(output_size) or min(out, default=0) < 0 or (0 in size and 0 not in out):
+        raise InputError(f"an image of size {tuple(size)} cannot be pooled to {output_size}")
+    return _three_axes(size, out, ((0,) * axes, (1,) * axes, (0,) * axes, (1,) * axes))
 
 
 def _three_axes(
@@ -265,46 +269,37 @@ define_op(
 
 def adaptive_max_pool(x: Tensor, output_size: Sequence[int | None]) -> Tensor:
     """The largest integer of each of `output_size` windows that divide the image; None keeps an axis."""
-    size = _adapted(x, output_size)
     if type(x) is Tensor and is_eager():
-        return _adaptive_max_pool(x, size)
-    return torch.ops.intaglio.adaptive_max_pool(x, size)  # type: ignore[no-any-return]
+        return _adaptive_max_pool(x, output_size)
+    return torch.ops.intaglio.adaptive_max_pool(x, _sizes(x, output_size))  # type: ignore[no-any-return]
 
 
 def adaptive_avg_pool(
     x: Tensor, output_size: Sequence[int | None], *, zero_point: int, lower: int = 0, upper: int = 255
 ) -> Tensor:
     """The average of each of `output_size` windows that divide the image, as `avg_pool`."""
-    size = _adapted(x, output_size)
     if type(x) is Tensor and is_eager():
-        return _adaptive_avg_pool(x, size, zero_point, lower, upper)
+        return _adaptive_avg_pool(x, output_size, zero_point, lower, upper)
     return torch.ops.intaglio.adaptive_avg_pool(  # type: ignore[no-any-return]
-        x, size, zero_point, lower, upper
+        x, _sizes(x, output_size), zero_point, lower, upper
     )
 
 
-def _adapted(x: Tensor, output_size: Sequence[int | None]) -> list[int]:
-    size = x.shape[2:]
-    if len(size) != len(output_size):
-        raise InputError(f"an image of shape {tuple(x.shape)} cannot be pooled to {tuple(output_size)}")
-    return [n if out is None else out for n, out in zip(size, output_size, strict=True)]
+def _sizes(x: Tensor, output_size: Sequence[int | None]) -> list[int]:
+    return _adaptive_geometry(x.shape[2:], tuple(output_size))[0]
 
 
-def _check_adaptive(x: Tensor, size: Sequence[int]) -> None:
-    _check(x, len(size))
-    if min(size) < 0 or (0 in x.shape[2:] and 0 not in size):
-        raise InputError(f"an image of shape {tuple(x.shape)} cannot be pooled to {tuple(size)}")
-
-
-def _adaptive_max_pool(x: Tensor, size: Sequence[int]) -> Tensor:
+def _adaptive_max_pool(x: Tensor, size: Sequence[int | None]) -> Tensor:
     """CPU kernel of `intaglio::adaptive_max_pool`."""
-    _check_adaptive(x, size)
+    _check(x, len(size))
     return _pool(x, _adaptive_geometry(x.shape[2:], tuple(size)))
 
 
-def _adaptive_avg_pool(x: Tensor, size: Sequence[int], zero_point: int, lower: int, upper: int) -> Tensor:
+def _adaptive_avg_pool(
+    x: Tensor, size: Sequence[int | None], zero_point: int, lower: int, upper: int
+) -> Tensor:
     """CPU kernel of `intaglio::adaptive_avg_pool`."""
-    _check_adaptive(x, size)
+    _check(x, len(size))
     return _pool(x, _adaptive_geometry(x.shape[2:], tuple(size)), (False, 0, zero_point, lower, upper))
 
 

@@ -99,21 +99,17 @@ def _resize(
     check_uint8("resize", x)
     out = _resized(x, size, factors, mode)
     x = with_channels_innermost(x)
-    batch, channels, *old = x.shape
+    batch, channels = x.shape[:2]
     y = empty_image((batch, channels, *out), torch.uint8)
     if y.numel() == 0:
         return y
-    scales: Sequence[float | None] = factors or [None] * len(out)
-    lead = _AXES - len(out)
-    places = [sources(1, 1, None, "nearest", False)] * lead + [
-        sources(n, m, factor, mode, align_corners) for n, m, factor in zip(old, out, scales, strict=True)
-    ]
+    sizes, places = _geometry(x.shape[2:], tuple(out), tuple(factors), mode, align_corners)
     _core.resize(
         x.data_ptr(),
         batch,
         channels,
-        [*[1] * lead, *old, *[1] * lead, *out],
-        [part.data_ptr() for place in places for part in place],
+        sizes,
+        [part.data_ptr() for part in places],
         mode == "linear",
         lower,
         upper,
@@ -121,6 +117,19 @@ def _resize(
         _threads(),
     )
     return y
+
+
+@lru_cache(maxsize=512)
+def _geometry(
+    old: tuple[int, ...], out: tuple[int, ...], factors: tuple[float, ...], mode: str, align_corners: bool
+) -> tuple[list[int], list[Tensor]]:
+    """What the driver is told of three axes: sizes before and after, then neighbours and weights of each."""
+    lead = _AXES - len(out)
+    scales: tuple[float | None, ...] = factors or (None,) * len(out)
+    places = [sources(1, 1, None, "nearest", False)] * lead + [
+        sources(n, m, factor, mode, align_corners) for n, m, factor in zip(old, out, scales, strict=True)
+    ]
+    return [*[1] * lead, *old, *[1] * lead, *out], [part for place in places for part in place]
 
 
 def _fake_resize(
