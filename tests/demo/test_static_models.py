@@ -24,9 +24,11 @@ from tests.demo.conftest import _files
 pytestmark = pytest.mark.real
 
 
-def quantized(model: nn.Module, batches: list[Tensor]) -> nn.Module:
-    """Fused, calibrated and converted with the defaults."""
+def quantized(model: nn.Module, batches: list[Tensor], *, round_weights: bool = False) -> nn.Module:
+    """Fused, calibrated and converted with the defaults, with or without weights rounded on the batches."""
     fused: Any = intaglio.fuse_modules(model, example_inputs=batches[0])
+    if round_weights:
+        fused = intaglio.round_weights(fused, batches)
     fused.qconfig = intaglio.get_default_qconfig("x86")
     prepared = intaglio.prepare(fused, inplace=True)
     with torch.no_grad():
@@ -76,6 +78,18 @@ def test_efficientnet_lite0(efficientnet: EfficientNetLite, photos: tuple[Tensor
     assert sqnr(found, expected) >= 22.0
     assert int((found.argmax(1) == expected.argmax(1)).sum()) >= 19
     assert int((found.argmax(1) == labels).sum()) >= 17
+
+
+def test_rounding_weights_together_keeps_efficientnet_lite0_better(
+    efficientnet: EfficientNetLite, photos: tuple[Tensor, Tensor]
+) -> None:
+    images, _ = photos
+    known, unknown = list(images[::2].split(2)), images[1::2]
+    expected = efficientnet(unknown)
+    plain = sqnr(quantized(efficientnet, known)(unknown), expected)
+    rounded = sqnr(quantized(efficientnet, known, round_weights=True)(unknown), expected)
+    assert rounded >= 23.0
+    assert rounded > plain + 0.5
 
 
 def test_recogniser(recogniser: Recogniser) -> None:
