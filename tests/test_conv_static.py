@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from intaglio import ConfigError, _core
+from intaglio import ConfigError, InputError, _core
 from intaglio.ops import reference_conv_static as reference
 from intaglio.ops.conv import PADDING_MODES, ConvSpec
 from intaglio.ops.conv_static import (
@@ -314,6 +314,16 @@ def test_integers_beyond_uint8_raise(zero_point: int, lower: int, upper: int) ->
         choose_requantization(1.0, torch.ones(1), None, 1.0, zero_point, lower, upper)
 
 
+def test_parameters_of_other_shapes_raise() -> None:
+    for multiplier, offset in (
+        (torch.ones(3), torch.ones(2)),
+        (torch.ones(()), torch.ones(())),
+        (torch.ones(3).double(), torch.ones(3)),
+    ):
+        with pytest.raises(ConfigError, match="multipliers and offsets"):
+            Requantization(multiplier, offset, 0)
+
+
 def test_wrong_operands_raise() -> None:
     spec = square(8, 4, 1, 3)
     weight = torch.zeros(spec.weight_shape, dtype=torch.int8)
@@ -331,6 +341,15 @@ def test_wrong_operands_raise() -> None:
         run_conv_static(torch.zeros(1, 5, 4, 4, dtype=torch.uint8), 0, packed, r, (2, 2))
     with pytest.raises(ValueError, match="at least one pixel"):
         run_conv_static(torch.zeros(1, 4, 0, 4, dtype=torch.uint8), 0, packed, r, (2, 2))
+    x = torch.zeros(1, 4, 4, 4, dtype=torch.uint8)
+    short = Requantization(torch.ones(7), torch.zeros(7), 0)
+    with pytest.raises(ValueError, match="number of output channels"):
+        run_conv_static(x, 0, packed, short, (2, 2))
+    with pytest.raises(ValueError, match="number of output features"):
+        run_linear_static(x[:, 0, 0], 0, pack_linear_static(weight[:, :, 0, 0].contiguous()), short)
+    for residual in (torch.zeros(1, 8, 2, 1, dtype=torch.uint8), torch.zeros(1, 8, 2, 2)):
+        with pytest.raises(InputError, match="the residual is added to a uint8 output"):
+            run_conv_static(x, 0, packed, r, (2, 2), residual)
     with pytest.raises(ValueError, match="not a packed"):
         run_linear_static(torch.zeros(1, 36, dtype=torch.uint8), 0, packed, r)
     with pytest.raises(ValueError, match="number of input features"):

@@ -88,7 +88,18 @@ class IntaglioConvKernel(IntaglioConv):
         y = torch.empty_like(self.module(*inputs), dtype=torch.uint8, memory_format=torch.channels_last)
         addresses = (r.multiplier.data_ptr(), r.offset.data_ptr())
         limits = (r.zero_point, r.lower, r.upper)
-        source = (q.data_ptr(), 1, q.shape[1], 1, *q.shape[2:], zero_point, packed.data_ptr(), 1, *size)
+        source = (
+            q.data_ptr(),
+            1,
+            q.shape[1],
+            1,
+            *q.shape[2:],
+            zero_point,
+            packed.data_ptr(),
+            1,
+            *size,
+            y.shape[1],
+        )
         run = partial(_core.conv_static, *source, *addresses, *limits, 0, 0, 0.0, y.data_ptr(), self.threads)
         alive = (q, packed, r)
 

@@ -189,9 +189,9 @@ void bind_conv_static(nb::module_& m) {
       "conv_static",
       [](uintptr_t x, int64_t batch, int64_t channels, int64_t depth, int64_t height, int64_t width,
          int32_t input_zero_point, uintptr_t packed, int64_t out_depth, int64_t out_height, int64_t out_width,
-         uintptr_t multiplier, uintptr_t offset, int32_t zero_point, int32_t lower, int32_t upper,
-         uintptr_t residual, int32_t residual_zero_point, float residual_multiplier, uintptr_t y,
-         int threads) {
+         int64_t outputs, uintptr_t multiplier, uintptr_t offset, int32_t zero_point, int32_t lower,
+         int32_t upper, uintptr_t residual, int32_t residual_zero_point, float residual_multiplier,
+         uintptr_t y, int threads) {
         nb::gil_scoped_release release;
         conv_static({pointer<const uint8_t>(x),
                      batch,
@@ -200,29 +200,32 @@ void bind_conv_static(nb::module_& m) {
                      input_zero_point,
                      pointer<const uint8_t>(packed),
                      {out_depth, out_height, out_width},
+                     outputs,
                      requantize_from(multiplier, offset, zero_point, lower, upper, residual,
                                      residual_zero_point, residual_multiplier),
                      pointer<uint8_t>(y),
                      threads});
       },
       "x"_a, "batch"_a, "channels"_a, "depth"_a, "height"_a, "width"_a, "input_zero_point"_a, "packed"_a,
-      "out_depth"_a, "out_height"_a, "out_width"_a, "multiplier"_a, "offset"_a, "zero_point"_a, "lower"_a,
-      "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a, "y"_a, "threads"_a);
+      "out_depth"_a, "out_height"_a, "out_width"_a, "outputs"_a, "multiplier"_a, "offset"_a, "zero_point"_a,
+      "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a, "y"_a,
+      "threads"_a);
   m.def(
       "linear_static",
-      [](uintptr_t x, int64_t rows, int64_t k, int32_t input_zero_point, uintptr_t packed,
+      [](uintptr_t x, int64_t rows, int64_t k, int32_t input_zero_point, uintptr_t packed, int64_t outputs,
          uintptr_t multiplier, uintptr_t offset, int32_t zero_point, int32_t lower, int32_t upper,
          uintptr_t residual, int32_t residual_zero_point, float residual_multiplier, uintptr_t y,
          int threads) {
         nb::gil_scoped_release release;
         linear_static({pointer<const uint8_t>(x), rows, k, input_zero_point, pointer<const uint8_t>(packed),
+                       outputs,
                        requantize_from(multiplier, offset, zero_point, lower, upper, residual,
                                        residual_zero_point, residual_multiplier),
                        pointer<uint8_t>(y), threads});
       },
-      "x"_a, "rows"_a, "k"_a, "input_zero_point"_a, "packed"_a, "multiplier"_a, "offset"_a, "zero_point"_a,
-      "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a, "y"_a,
-      "threads"_a);
+      "x"_a, "rows"_a, "k"_a, "input_zero_point"_a, "packed"_a, "outputs"_a, "multiplier"_a, "offset"_a,
+      "zero_point"_a, "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a,
+      "y"_a, "threads"_a);
 }
 
 }  // namespace intaglio

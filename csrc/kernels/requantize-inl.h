@@ -7,8 +7,8 @@
 namespace intaglio {
 namespace {
 
-constexpr float kLargestSum = 0x1p30f;
-constexpr float kFarthest = 0x1p20f;
+constexpr float kLargestSum = 0x1p30f;  // up to here conversion to int32 is safe, rounding included
+constexpr float kFarthest = 0x1p20f;    // the formula's bound
 
 // Whether a part of a vector is loaded by one instruction, and not in a loop.
 constexpr bool kLoadsTails = kRegisters == 32;

@@ -13,10 +13,9 @@
 //                           of set_words; bytes_from begins with the bytes of a later vector; store_bytes
 //                           writes the bytes of so many vectors, store_bytes_n the first n
 //   widen                   n bytes as Act
-//   interleave_taps         t[0..3]: kGroup neighbouring taps of 4 * kLanes channels, a channel in each 32
-//   bits,
-//                           in the order in which pack_interleaved brings four vectors of sums back to bytes:
-//                           t[q] holds the channels 4 * q .. 4 * q + 3 of every sixteen
+//   interleave_taps         t[0..3]: kGroup neighbouring taps of 4 * kLanes channels, one in each 32 bits;
+//                           t[q] holds the channels 4 * q .. 4 * q + 3 of every sixteen, an order which
+//                           pack_interleaved undoes
 //   add_int, mul_int ...    modulo 2^32; min_int, max_int are signed, shifts are logical
 //   load_u8_int             kLanes bytes, zero-extended
 //   load_u4                 nibbles i, i + 1, ... of p, the first of each byte its low one; i is a

@@ -190,6 +190,8 @@ void conv_static(const ConvStaticCall& call) {
   const ConvSpec& spec = packed.spec();
   if (call.channels != spec.in_channels)
     throw std::invalid_argument("the packed convolution has another number of input channels");
+  if (call.outputs != spec.out_channels)
+    throw std::invalid_argument("the requantization has another number of output channels");
   const ConvGeometry geometry(spec, call.input, call.output, spec.in_channels, 1);
   check_geometry(spec, geometry);
   const int64_t work = call.batch * volume(spec.transposed ? call.input : call.output) * spec.out_channels *
@@ -223,6 +225,8 @@ void linear_static(const LinearStaticCall& call) {
   const PackedLayout layout = checked_layout(call.packed);
   if (layout.k != call.k)
     throw std::invalid_argument("the packed weight has another number of input features");
+  if (call.n != layout.n)
+    throw std::invalid_argument("the requantization has another number of output features");
   if (call.m <= 0 || layout.n <= 0) return;
   const KernelTable& kernels = active_kernels();
   const int64_t panels = panels_of(layout);

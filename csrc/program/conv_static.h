@@ -15,7 +15,8 @@ struct ConvStaticCall {
   int32_t zero_point;
   const uint8_t* packed;
   Extent output;
-  Requantize requantize;  // a value for each of out_channels; the residual lies as y
+  int64_t outputs;        // channels
+  Requantize requantize;  // a value for each of them; the residual lies as y
   uint8_t* y;             // (batch, D, H, W, out_channels)
   int threads;
 };
@@ -29,6 +30,7 @@ struct LinearStaticCall {
   int64_t m, k;
   int32_t zero_point;
   const uint8_t* packed;  // of pack_weight
+  int64_t n;
   Requantize requantize;  // a value for each column; the residual lies as y
   uint8_t* y;             // (m, n)
   int threads;

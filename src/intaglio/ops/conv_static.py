@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from intaglio import _core
-from intaglio.errors import ConfigError
+from intaglio.errors import ConfigError, InputError
 from intaglio.ops.conv import ConvSpec, check_spec
 from intaglio.ops.library import define_op
 from intaglio.ops.packing import MAX_K, pack_weight, unpack_weight
@@ -36,6 +36,7 @@ _LARGEST = torch.finfo(torch.float32).max
 _empty = torch.empty
 _empty_strided = torch.empty_strided
 _uint8 = torch.uint8
+_float32 = torch.float32
 _threads = torch.get_num_threads
 _channels_last = torch.channels_last
 
@@ -58,6 +59,19 @@ class Requantization:
     lower: int = 0
     upper: int = 255
 
+    def __post_init__(self) -> None:
+        shape, offset = self.multiplier.shape, self.offset
+        if len(shape) != 1 or offset.shape != shape or {offset.dtype, self.multiplier.dtype} != {_float32}:
+            raise ConfigError(
+                "a requantization takes (O,) float32 multipliers and offsets, not "
+                f"{tuple(shape)} {self.multiplier.dtype} and {tuple(offset.shape)} {offset.dtype}"
+            )
+        if not 0 <= self.lower <= self.upper <= 255 or not 0 <= self.zero_point <= 255:
+            raise ConfigError(
+                f"a uint8 output cannot have zero point {self.zero_point} and limits "
+                f"{self.lower}..{self.upper}: all are integers from 0 to 255"
+            )
+
 
 def choose_requantization(
     scale_in: float,
@@ -77,11 +91,6 @@ def choose_requantization(
     >>> choose_requantization(0.5, torch.tensor([0.1]), None, 0.25, 128).multiplier
     tensor([0.2000])
     """
-    if not 0 <= lower <= upper <= 255 or not 0 <= zero_point_out <= 255:
-        raise ConfigError(
-            f"a uint8 output cannot have zero point {zero_point_out} and limits {lower}..{upper}: "
-            "all are integers from 0 to 255"
-        )
     multiplier = scale_w.detach().double() * scale_in / scale_out
     offset = torch.zeros_like(multiplier) if bias is None else bias.detach().double() / scale_out
     multiplier, offset = (value.clamp(-_LARGEST, _LARGEST).float() for value in (multiplier, offset))
@@ -133,6 +142,14 @@ def _channels_innermost(x: Tensor) -> Tensor:
     return x if last.is_contiguous() else last.contiguous().movedim(-1, 1)
 
 
+def _check_residual(residual: Tensor, y: Tensor) -> None:
+    if residual.shape != y.shape or residual.dtype != _uint8:
+        raise InputError(
+            f"the residual is added to a uint8 output of shape {tuple(y.shape)}: it cannot be "
+            f"{residual.dtype} of shape {tuple(residual.shape)}"
+        )
+
+
 def run_conv_static(
     x: Tensor,
     zero_point_in: int,
@@ -147,7 +164,7 @@ def run_conv_static(
 
     `residual` is uint8 of the output's shape; `residual_multiplier` is its scale over the output's. The
     caller has checked dtypes, device and dimensions; `ValueError` if C is not the weight's or an axis is
-    empty.
+    empty, or `requantization` is not of the weight's outputs; `InputError` for another residual.
     """
     x = _channels_innermost(x)
     outputs = requantization.multiplier.shape[0]
@@ -166,6 +183,7 @@ def run_conv_static(
         out_depth, out_height, out_width = (*lead, *output_size)
         y = _empty((batch, *output_size, outputs), dtype=_uint8).movedim(-1, 1)
     if residual is not None:
+        _check_residual(residual, y)
         residual = _channels_innermost(residual)
     _core.conv_static(
         x.data_ptr(),
@@ -179,6 +197,7 @@ def run_conv_static(
         out_depth,
         out_height,
         out_width,
+        outputs,
         requantization.multiplier.data_ptr(),
         requantization.offset.data_ptr(),
         requantization.zero_point,
@@ -216,7 +235,7 @@ def run_linear_static(
     """Multiply uint8 `(..., K)` by a packed `(N, K)` weight; `(..., N)` uint8.
 
     `residual` is uint8 of the output's shape. The caller has checked dtypes and device; `ValueError` if K is
-    not the weight's.
+    not the weight's or `requantization` is not of its outputs, `InputError` for another residual.
     """
     x = x.contiguous()
     outputs = requantization.multiplier.shape[0]
@@ -228,6 +247,7 @@ def run_linear_static(
         rows = prod(sizes)
         y = _empty((*sizes, outputs), dtype=_uint8)
     if residual is not None:
+        _check_residual(residual, y)
         residual = residual.contiguous()
     _core.linear_static(
         x.data_ptr(),
@@ -235,6 +255,7 @@ def run_linear_static(
         k,
         zero_point_in,
         packed.data_ptr(),
+        outputs,
         requantization.multiplier.data_ptr(),
         requantization.offset.data_ptr(),
         requantization.zero_point,
