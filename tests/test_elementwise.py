@@ -58,6 +58,25 @@ def test_operands_broadcast_in_every_layout(shape_a: tuple[int, ...], shape_b: t
             assert torch.equal(found(y, x, *other), expected(b, a, *other))
 
 
+SCALES = st.floats(2.0**-118, 1e30)
+
+
+@given(SCALES, SCALES, SCALES, st.tuples(*[st.integers(0, 255)] * 5), st.integers(0, 2**31))
+def test_any_parameters_give_the_reference_on_every_isa(
+    scale_a: float, scale_b: float, scale: float, integers: tuple[int, ...], seed: int
+) -> None:
+    zero_a, zero_b, zero, *ends = integers
+    torch.manual_seed(seed)
+    a, b = bytes_of(200), bytes_of(200)
+    params = (scale_a, zero_a, scale_b, zero_b, scale, zero, min(ends), max(ends))
+    for isa in _core.available_isas():
+        _core.force_isa(isa)
+        for found, expected in PAIRS:
+            assert torch.equal(found(a, b, *params), expected(a, b, *params)), isa
+        one = (*params[:2], *params[4:])
+        assert torch.equal(requantize(a, *one), reference.requantize(a, *one)), isa
+
+
 def test_an_image_stays_one() -> None:
     a, b = (with_channels_innermost(bytes_of(2, 5, 3, 4)) for _ in range(2))
     for y in (

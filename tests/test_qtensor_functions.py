@@ -130,6 +130,7 @@ AVERAGES: dict[str, Function] = {
     "mean over one axis": lambda q: q.mean(1),
     "mean over the first": lambda q: q.mean(dim=0, keepdim=True),
     "mean of all": lambda q: q.mean(),
+    "mean over no axis means all": lambda q: torch.mean(q, dim=[]),
     "tokens": lambda q: q.flatten(2).transpose(1, 2).mean(1),
     "bilinear": lambda q: F.interpolate(q, scale_factor=2, mode="bilinear"),
     "bilinear by size": lambda q: F.interpolate(q, (9, 5), mode="bilinear", align_corners=True),

@@ -180,10 +180,11 @@ struct SoftmaxRowsArgs {
 
 // ---- Interpolation ----------------------------------------------------------------------------------
 
-// One row of outputs between the pixels of two rows, or of two rows of each of two planes:
-//   across(row) = fma(right - left, weight_x, left)          of each row
-//   down(plane) = fma(lower - upper, weight_y, upper)        of the rows of a plane
-//   y = clamp(rne(fma(back - front, weight_z, front)), lower, upper)
+// One row of outputs between the pixels of two rows, or of two rows of each of two planes. With
+// blend(a, b, w) = fma(b - a, w, a), of each source column:
+//   down(plane) = blend(upper row, lower row, weight_y)
+//   through = down(front), or blend(down(front), down(back), weight_z)
+// and of each output: y = clamp(rne(blend(through of left, through of right, weight_x)), lower, upper)
 struct BlendRowArgs {
   const uint8_t* row[4];  // upper and lower row of the front plane, of the back plane or nullptr
   const uint8_t* x_end;   // the end of what may be read
@@ -191,9 +192,9 @@ struct BlendRowArgs {
   const int64_t* right;
   const float* weight_x;  // (columns)
   float weight_y, weight_z;
-  int64_t columns, channels;
-  OutputRange range;  // its zero point is not used
-  uint8_t* y;         // (columns, channels)
+  int64_t columns, channels;  // at least one column
+  OutputRange range;          // its zero point is not used
+  uint8_t* y;                 // (columns, channels)
 };
 
 }  // namespace intaglio

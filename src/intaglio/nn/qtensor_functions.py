@@ -249,7 +249,7 @@ def _mean(
 ) -> QTensor:
     if input.qparams.axis is not None or input.data.dtype is not torch.uint8:
         refuse("mean", (input,))
-    dims = range(input.dim()) if dim is None or dim == () else [dim] if isinstance(dim, int) else dim
+    dims = [dim] if isinstance(dim, int) else dim or range(input.dim())  # an empty list means all
     reduced = sorted({d % max(1, input.dim()) for d in dims})
     kept = [d for d in range(input.dim()) if d not in reduced]
     sizes = [input.shape[d] for d in kept]

@@ -27,6 +27,7 @@ __all__ = [
 
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _empty = torch.empty
+_empty_strided = torch.empty_strided
 _threads = torch.get_num_threads
 
 
@@ -47,8 +48,15 @@ def with_channels_innermost(x: Tensor) -> Tensor:
 
 
 def empty_image(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device | None = None) -> Tensor:
-    """An uninitialized tensor of `shape` whose channels are innermost in memory."""
+    """An uninitialized tensor of `shape` whose channels are innermost in memory.
+
+    By its strides where it can: torch takes half as long as for a memory format.
+    """
     dims = len(shape)
+    if dims == 4:
+        _, channels, height, width = shape
+        row = width * channels
+        return _empty_strided(shape, (height * row, 1, row, channels), dtype=dtype, device=device)
     if dims in _CHANNELS_LAST:
         return _empty(shape, dtype=dtype, device=device, memory_format=_CHANNELS_LAST[dims])
     if dims < 3:

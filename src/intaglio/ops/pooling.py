@@ -286,7 +286,8 @@ def adaptive_avg_pool(
 
 
 def _sizes(x: Tensor, output_size: Sequence[int | None]) -> list[int]:
-    return _adaptive_geometry(x.shape[2:], tuple(output_size))[0]
+    """Integers only; what is traced is not asked for its sizes without need."""
+    return [x.shape[2 + axis] if size is None else size for axis, size in enumerate(output_size)]
 
 
 def _adaptive_max_pool(x: Tensor, size: Sequence[int | None]) -> Tensor:

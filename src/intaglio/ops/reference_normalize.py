@@ -73,13 +73,14 @@ def softmax(
 
 
 def resize(x: Tensor, places: Sequence[Place], blend: bool, lower: int = 0, upper: int = 255) -> Tensor:
-    """Interpolate the axes of `(N, C, *size)`, the last first; copies of first neighbours if not `blend`."""
+    """Interpolate `(N, C, *size)`: rows, planes, then columns; copies of first neighbours if not `blend`."""
     if not blend:
         for axis, (first, _, _) in enumerate(places):
             x = x.index_select(axis + 2, first)
         return x
     y = x.float()
-    for axis, (first, second, weight) in reversed(list(enumerate(places))):
+    for axis in {1: (0,), 2: (0, 1), 3: (1, 0, 2)}[len(places)]:
+        first, second, weight = places[axis]
         left, right = y.index_select(axis + 2, first), y.index_select(axis + 2, second)
         shape = [1] * x.dim()
         shape[axis + 2] = -1
