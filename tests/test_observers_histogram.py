@@ -63,7 +63,7 @@ def test_every_value_is_counted_once_in_its_own_bucket(batches: list[list[float]
 
 
 def test_batches_merge_exactly_whatever_their_ranges_and_order() -> None:
-    # What the legacy spread over new bins and lost (pytorch/pytorch#156414, #87126).
+    # What the legacy spread over new bins, and did not count at times (pytorch/pytorch#87126, #129387).
     batches = [torch.randn(1000) * 10.0**power for power in (0, -3, 5, 2, -20)]
     counts = []
     for order in itertools.islice(itertools.permutations(batches), 0, 120, 17):
@@ -133,20 +133,21 @@ def test_buckets_are_in_order_and_hold_no_infinity() -> None:
 @pytest.mark.parametrize(
     "batches",
     [
-        # pytorch/pytorch#106432, #48473: bins by the ratio of ranges, hence gigabytes
+        # pytorch/pytorch#123309: bins by the ratio of ranges, hence gigabytes
         [[-1e-6, 1e-6], [-1e6, 1e6]],
         # pytorch/pytorch#100051: -3.4, then the lowest float32
         [[-3.4028234663852886, -0.0], [-3.4028234663852886e38, -0.0]],
         # pytorch/pytorch#122659: a range of nearly nothing
         [[1.0, 1.0 + 1.2e-7], [0.5, 2.0]],
         [[0.0, 1e-45], [0.0, 1e-44]],
-        # pytorch/pytorch#156414: a constant, then others
-        [[0.0, 0.0], [1.0, 2.0]],
+        # pytorch/pytorch#39239: zeros first; #129387: one value at a time
+        [[0.0, 0.0], [0.0], [1.0, 2.0]],
         [[5.0], [-5.0], [5.0]],
     ],
 )
 @pytest.mark.filterwarnings("ignore::intaglio.observer.ObserverWarning")
 def test_no_range_breaks_it_or_costs_memory(kind: Callable[..., Any], batches: list[list[float]]) -> None:
+    # And with them pytorch/pytorch#106432, #156414 and #48473: the threads of histograms and their ranges.
     observer = kind()
     tracemalloc.start()
     for batch in batches:
@@ -166,7 +167,7 @@ def test_no_range_breaks_it_or_costs_memory(kind: Callable[..., Any], batches: l
 @pytest.mark.parametrize("outlier", [1e4, 1e10, 1e30])
 @pytest.mark.parametrize("first", [True, False])
 def test_an_outlier_does_not_blur_the_rest(outlier: float, first: bool) -> None:
-    # pytorch/pytorch#156414: with equal bins, one outlier puts everything else into one of them.
+    # With equal bins, one outlier puts everything else into one of them.
     usual, odd = torch.randn(100_000), torch.cat([torch.randn(100_000), torch.tensor([outlier])])
     batches = [odd, usual] if first else [usual, odd]
     found = seen_by(PercentileObserver(99.99), *batches).choose()
