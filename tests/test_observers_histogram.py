@@ -318,6 +318,6 @@ def calibration(observer: Callable[[], ObserverBase]) -> tuple[nn.Sequential, nn
 def test_calibration_costs_little(kind: Callable[[], ObserverBase], limit: float) -> None:
     torch.set_num_threads(1)
     plain, watched = calibration(kind)
-    x = torch.randn(4, 3, 112, 112)
+    x = torch.randn(1, 3, 112, 112)  # short runs, of which some are not interrupted
     watched(x)
-    assert ratio_of_times(lambda: watched(x), lambda: plain(x), times=15) < limit
+    assert ratio_of_times(lambda: watched(x), lambda: plain(x), times=40) < limit
