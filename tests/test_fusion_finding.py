@@ -104,6 +104,19 @@ def test_an_output_used_elsewhere_is_not_fused_away(watched: bool) -> None:
 
 
 @both_ways
+def test_an_in_place_activation_takes_what_later_uses_see(watched: bool) -> None:
+    # CRAFT: the skip is the very tensor that the in-place ReLU of the next stage changes.
+    class InPlace(Skips):
+        def __init__(self) -> None:
+            super().__init__()
+            self.relu = nn.ReLU(inplace=True)
+
+    x = image(2)
+    group = ["conv", "bn", "relu"] if watched else ["conv", "bn"]
+    check_found(InPlace(), x, [group], **how(watched, x))
+
+
+@both_ways
 def test_a_head_that_is_used_on_several_inputs_keeps_its_chain(watched: bool) -> None:
     class Pyramid(nn.Module):
         def __init__(self) -> None:

@@ -143,3 +143,65 @@ def test_weights_are_per_channel_and_use_every_bit() -> None:
 )
 def test_each_dtype_has_its_preset(dtype: torch.dtype, expected: QConfig) -> None:
     assert dynamic_qconfig_of(dtype) is expected
+
+
+# ---- presets of static quantization ---------------------------------------------------------------------
+
+BACKENDS = ["x86", "fbgemm", "onednn", "qnnpack"]
+
+
+def test_every_legacy_preset_is_here_but_those_of_training() -> None:
+    import torch.ao.quantization.qconfig as legacy
+
+    training = {name for name in legacy.__all__ if "qat" in name}
+    training |= {"default_weight_only_qconfig", "default_activation_only_qconfig"}
+    deprecated = {"QConfigDynamic", "get_default_qconfig_dict"}
+    assert set(legacy.__all__) - training - deprecated <= set(intaglio.qconfig.__all__)
+    assert set(intaglio.qconfig.__all__) - {"dynamic_qconfig_of"} <= set(intaglio.__all__)
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_default_presets_use_every_bit(backend: str) -> None:
+    # pytorch/pytorch#44939: on x86 the legacy keeps to 7 bits of the activations.
+    qconfig = intaglio.get_default_qconfig(backend)
+    activation, weight = qconfig.activation(), qconfig.weight()
+    x = torch.randn(4000)
+    activation(x)
+    found = activation.choose()
+    assert found.dtype is UINT8
+    assert found.limits() == ((1, 255) if backend == "qnnpack" else (0, 255))
+    assert int(quantize(x, found).max()) == 255
+    if backend == "qnnpack":
+        assert int(found.zero_point) == 128
+    weight(x.view(8, 500))
+    found = weight.choose()
+    assert (found.dtype, found.axis, found.limits()) == (INT8, 0, (-127, 127))
+    assert not found.zero_point.any()
+
+
+def test_default_presets_that_do_not_exist_are_errors() -> None:
+    with pytest.raises(ConfigError, match="no default qconfig for the backend 'cuda': use one of x86"):
+        intaglio.get_default_qconfig("cuda")
+    with pytest.raises(ConfigError, match="has no version 1"):
+        intaglio.get_default_qconfig("x86", version=1)
+
+
+def test_qconfigs_are_equal_if_they_make_the_same_observers() -> None:
+    mine = QConfig(MinMaxObserver.with_args(dtype="uint8"), PerChannelMinMaxObserver.with_args(ch_axis=0))
+    same = QConfig(MinMaxObserver.with_args(dtype="uint8"), PerChannelMinMaxObserver.with_args(ch_axis=0))
+    assert intaglio.qconfig_equals(mine, same)
+    assert not intaglio.qconfig_equals(mine, QConfig(MinMaxObserver, PerChannelMinMaxObserver))
+    assert intaglio.qconfig_equals(None, None)
+    assert not intaglio.qconfig_equals(mine, None)
+    for backend in BACKENDS:
+        preset = intaglio.get_default_qconfig(backend)
+        for other in (copy.deepcopy(preset), pickle.loads(pickle.dumps(preset))):
+            assert intaglio.qconfig_equals(other, preset)
+            assert hash(other) == hash(preset)
+
+
+def test_a_qconfig_of_observers_made_already_is_an_error() -> None:
+    with pytest.raises(ConfigError, match=r"got MinMaxObserver as its activation: pass a class or MinMaxObs"):
+        QConfig(MinMaxObserver(), PerChannelMinMaxObserver)
+    with pytest.raises(ConfigError, match="got str as its weight"):
+        QConfig(MinMaxObserver, "int8")  # type: ignore[arg-type]

@@ -32,7 +32,10 @@ from intaglio.qparams import UINT8, QuantizedType
 __all__ = ["EntropyObserver", "HistogramObserver", "MSEObserver", "PercentileObserver"]
 
 MOST_VALUES = 1 << 16
-"""Of larger tensors every k-th value is counted, and counted as k; their extremes are exact all the same."""
+"""Of larger tensors every k-th run of values is counted, each as k; their extremes are exact all the same."""
+
+RUN = 16
+"""Values that are read together, for they come from memory together."""
 
 BUCKETS = 1 << 16
 
@@ -45,9 +48,9 @@ class HistogramObserver(UniformQuantizationObserverBase):
     the memory. Arguments as in `UniformQuantizationObserverBase`; `bins` is the length of the `histogram`
     that can be read, and `upsample_rate` the legacy's, without effect.
 
-    Merging is exact: `counts` is `(65536,)` int64, one count for each upper half of a float32.
-    Of a tensor of more than 2^16 values every k-th is counted, as k, in an order that visits every channel
-    and pixel alike.
+    Merging is exact: `counts` is `(65536,)` int64, one count for each upper half of a float32. Of a tensor of
+    more than 2^16 values every k-th run of 16 is counted, as k, in an order that visits every channel and
+    pixel alike.
 
     >>> observer = HistogramObserver()
     >>> _ = observer(torch.cat([torch.linspace(0.0, 1.0, 499_999), torch.tensor([1.5])]))
@@ -92,18 +95,17 @@ class HistogramObserver(UniformQuantizationObserverBase):
         self.min_val.copy_(torch.minimum(self.min_val, low))
         self.max_val.copy_(torch.maximum(self.max_val, high))
         if not self.counts.numel():
-            self.counts = torch.zeros(BUCKETS, dtype=torch.int64)
+            # By numpy, whose zeros take no memory before they are counted up: most buckets never are.
+            self.counts = torch.from_numpy(np.zeros(BUCKETS, dtype=np.int64))
         stride = thinning(values.numel())
-        self._count(values[::stride], stride)
-        if stride > 1:
-            self._count(torch.stack([low, high]), 1)
-        return x
-
-    def _count(self, values: Tensor, weight: int) -> None:
-        """Count each of `values` as `weight`."""
+        codes = codes_of(thinned(values, stride))
         # In place: the buckets are many, and a second table of them would cost more than the counting.
-        weights = torch.tensor([weight]).expand(values.numel())
-        self.counts.scatter_add_(0, codes_of(values), weights)
+        self.counts.index_add_(0, codes, torch.tensor([stride]).expand(len(codes)))
+        if stride > 1:
+            counts = self.counts.numpy()
+            for extreme in (low, high):
+                counts[np.float32(float(extreme)).view(np.uint32) >> 16] += 1
+        return x
 
     def distribution(self) -> Distribution:
         """The values seen, one for each bucket, and how often each was; the outermost are the extremes."""
@@ -228,11 +230,19 @@ def bucket_centers() -> NDArray[np.float64]:
 
 
 def thinning(count: int) -> int:
-    """One of how many of `count` values is counted: prime to every extent, so that all places are visited."""
+    """One of how many runs of `count` values is counted: prime to their number, to visit all places."""
     stride = -(-count // MOST_VALUES)
-    while stride > 1 and math.gcd(stride, count) != 1:
+    while stride > 1 and math.gcd(stride, count // RUN) != 1:
         stride += 1
     return stride
+
+
+def thinned(values: Tensor, stride: int) -> Tensor:
+    """Every `stride`-th run of `(N,)` values."""
+    if stride == 1:
+        return values
+    runs = values[: len(values) // RUN * RUN].view(-1, RUN)
+    return runs[::stride].reshape(-1)
 
 
 def in_memory_order(x: Tensor) -> Tensor:
