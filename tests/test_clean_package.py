@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 SOURCES = sorted((ROOT / "src").rglob("*.py"))
 CORE = sorted(path for suffix in ("*.h", "*.cpp", "*.inc") for path in (ROOT / "csrc").rglob(suffix))
 
-READS_OTHERS_FILES = ROOT / "src" / "intaglio" / "demo" / "voice_encoder.py"
+READS_OTHERS_FILES = ROOT / "src" / "intaglio" / "demo" / "checkpoints.py"
 """A published checkpoint is a pickle: the demo may read it, with `weights_only=True`."""
 
 FORBIDDEN_NAMES = {

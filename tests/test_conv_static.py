@@ -13,8 +13,6 @@ from intaglio import ConfigError, InputError, _core
 from intaglio.ops import reference_conv_static as reference
 from intaglio.ops.conv import PADDING_MODES, ConvSpec
 from intaglio.ops.conv_static import (
-    Requantization,
-    choose_requantization,
     pack_conv_static,
     pack_linear_static,
     run_conv_static,
@@ -22,6 +20,7 @@ from intaglio.ops.conv_static import (
     unpack_conv_static,
     unpack_linear_static,
 )
+from intaglio.ops.requantization import Requantization, choose_requantization
 
 # groups, inputs and outputs of a group: one GEMM, one a group, several groups in one, depthwise.
 CHANNELS = (

@@ -20,7 +20,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 import intaglio
@@ -28,6 +27,8 @@ from intaglio import InputError, _core, quantize_dynamic
 from intaglio.nn.quantized import QuantizedModule, quantized_class
 from intaglio.qconfig import dynamic_qconfig_of
 from intaglio.rules import OpRule, all_rules
+from tests.op_recorder import Recorder
+from tests.test_static_ops_export import calls_of_static_ops
 
 FLOORS = {"float16": 55.0, "uint4": 18.0}
 """Decibels where the type alone decides: 11 bits for all the rule's floor asks, and no more than 4 bits."""
@@ -369,23 +370,6 @@ def test_export(case: Case) -> None:
     assert same_bits(program.module()(*inputs), quantized(*inputs))
 
 
-class Recorder(TorchDispatchMode):
-    """Remembers calls of this package's ops."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.calls: list[tuple[Any, tuple[Any, ...], dict[str, Any]]] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func.namespace == "intaglio":
-            self.calls.append((func, tree_map(detached, args), tree_map(detached, kwargs or {})))
-        return func(*args, **(kwargs or {}))
-
-
-def detached(x: Any) -> Any:
-    return x.detach().clone() if isinstance(x, Tensor) else x
-
-
 @every_case
 def test_what_intercepts_ops_sees_them(case: Case) -> None:
     # Tracers and profilers that work by dispatch: a kernel called behind their back would be missing.
@@ -416,5 +400,6 @@ def test_ops_obey_the_rules_of_torch_library(case: Case) -> None:
 def test_every_op_is_reached_by_some_rule() -> None:
     defined = {name for name in torch._C._dispatch_get_all_op_names() if name.startswith("intaglio::")}
     reached = {op.name() for case in CASES if case.tensors_only() for op, _, _ in recorded_calls(case)}
+    reached |= {op.name() for op, _, _ in calls_of_static_ops()}
     of_ties = {"intaglio::linear_rows"}  # takes two modules: tests/test_ties.py
     assert {name.split(".")[0] for name in reached} | of_ties == defined

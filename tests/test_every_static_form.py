@@ -139,6 +139,20 @@ def test_files(case: Case, tmp_path: Path) -> None:
 
 
 @every_case
+def test_exported_programs_and_compiled_models_give_the_same_bits(case: Case) -> None:
+    if any(not isinstance(x, Tensor) for x in case.make()[2]):
+        pytest.skip("its inputs are not all tensors")
+    _, quantized, inputs = case.make()
+    expected = quantized(*inputs)
+    with torch.no_grad():
+        program = torch.export.export(quantized, inputs)
+        compiled = torch.compile(quantized, backend="eager")
+        assert torch.equal(program.module()(*inputs), expected)
+        assert torch.equal(compiled(*inputs), expected)
+    torch.compiler.reset()
+
+
+@every_case
 def test_float_tensors_are_refused_by_name(case: Case) -> None:
     _, quantized, inputs = case.make()
     layer = layer_of(quantized)

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import functools
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
+import intaglio
 from intaglio.ops.elementwise import add, concatenate, lookup, mul, requantize
 from intaglio.ops.layout import dequantize_image, quantize_image
 from intaglio.ops.matmul_static import matmul
 from intaglio.ops.normalize import choose_affine, group_norm, layer_norm, softmax
-from intaglio.ops.pooling import adaptive_avg_pool, avg_pool, max_pool
+from intaglio.ops.pooling import adaptive_avg_pool, adaptive_max_pool, avg_pool, max_pool
 from intaglio.ops.resize import resize
+from tests.op_recorder import Recorder
 
 
 class Chain(nn.Module):
@@ -27,6 +32,7 @@ class Chain(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         q = quantize_image(x, 0.02, 128)
         q = lookup(q, self.table)
+        q = mul(q, adaptive_max_pool(q, (1, 1)), 0.02, 128, 0.02, 128, 0.02, 128)
         q = add(q, requantize(q, 0.02, 128, 0.03, 7), 0.02, 128, 0.03, 7, 0.05, 120)
         q = mul(q, adaptive_avg_pool(q, (1, 1), zero_point=120), 0.05, 120, 0.05, 120, 0.1, 9)
         q = concatenate([q, q], [0.1, 0.1], [9, 9], 1, 0.1, 9)
@@ -52,3 +58,24 @@ def test_fx_traces_through() -> None:
     model, x = Chain().eval(), torch.randn(2, 3, 8, 8)
     traced = torch.fx.symbolic_trace(model)
     assert torch.equal(traced(x), model(x))
+
+
+@functools.cache
+def calls_of_static_ops() -> list[tuple[Any, tuple[Any, ...], dict[str, Any]]]:
+    """A call of each op of quantized activations, with its arguments."""
+    torch.manual_seed(0)
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.Flatten(), nn.Linear(512, 4))
+    model, x = intaglio.QuantWrapper(layers).eval(), torch.randn(2, 3, 8, 8)
+    model.qconfig = intaglio.get_default_qconfig("x86")
+    network = intaglio.quantize(model, lambda prepared: prepared(x))
+    with torch.no_grad():
+        programs = [torch.export.export(found, (x,)).module() for found in (Chain().eval(), network)]
+    with Recorder() as recorder:
+        for program in programs:
+            program(x)
+    return recorder.calls
+
+
+def test_ops_obey_the_rules_of_torch_library() -> None:
+    for op, args, kwargs in calls_of_static_ops():
+        torch.library.opcheck(op, args, kwargs)

@@ -43,7 +43,7 @@ def test_each_layer_with_its_reason() -> None:
     assert found["body.0", "DynamicLinear", True] == (
         "in_features=100, out_features=50, bias=True, weight=int8 per channel, activations=uint8 per row"
     )
-    assert found["body.2", "BatchNorm1d", False] == "no rule for BatchNorm1d"
+    assert found["body.2", "BatchNorm1d", False] == "BatchNorm has no dynamic form"
     assert found["body.3", "Doubled", False] == "its class overrides Linear.forward"
     assert found["head", "Linear", False] == "not asked for"
 

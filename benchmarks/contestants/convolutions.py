@@ -19,7 +19,8 @@ from benchmarks.results import OUR_DIRECT_FORM, OUR_KERNEL, OURS
 from benchmarks.workloads import Inputs, Network
 from intaglio import _core
 from intaglio.ops.conv import ConvSpec
-from intaglio.ops.conv_static import choose_requantization, pack_conv_static, run_conv_static
+from intaglio.ops.conv_static import pack_conv_static, run_conv_static
+from intaglio.ops.requantization import choose_requantization
 
 __all__ = ["IntaglioConv", "IntaglioConvKernel", "IntaglioDirectForm", "LegacyConvFbgemm", "LegacyConvOnednn"]
 

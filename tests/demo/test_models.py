@@ -40,10 +40,10 @@ def test_voice_embeddings_have_length_one() -> None:
 
 def test_damaged_checkpoints(tmp_path: Path) -> None:
     path = tmp_path / "model"
-    for load, whose in ((load_minilm, "MiniLM's"), (load_voice_encoder, "the voice encoder's")):
+    for load, whose in ((load_minilm, "MiniLM"), (load_voice_encoder, "Resemblyzer's encoder")):
         for damage in (b"", b"garbage" * 100):
             path.write_bytes(damage)
-            with pytest.raises(CarrierError, match=f"{whose} weights cannot be read"):
+            with pytest.raises(CarrierError, match=f"the weights of {whose} cannot be read"):
                 load(path)
         with pytest.raises(CarrierError, match="cannot be read"):
             load(tmp_path / "absent")
@@ -58,7 +58,7 @@ def test_checkpoints_of_other_networks(tmp_path: Path) -> None:
     with pytest.raises(CarrierError, match="not the weights of Resemblyzer's encoder"):
         load_voice_encoder(path)
     torch.save({"state": {}}, path)
-    with pytest.raises(CarrierError, match="cannot be read"):
+    with pytest.raises(CarrierError, match="no 'model_state'"):
         load_voice_encoder(path)
 
 

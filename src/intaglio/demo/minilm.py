@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from intaglio.demo.checkpoints import fill_model
 from intaglio.demo.errors import CarrierError
 
 __all__ = ["EncoderLayer", "MiniLM", "load_minilm"]
@@ -142,13 +143,10 @@ def load_minilm(path: Path) -> MiniLM:
     try:
         checkpoint = load_file(path)
     except (OSError, SafetensorError) as error:
-        raise CarrierError(f"{path}: MiniLM's weights cannot be read: {error}") from error
+        raise CarrierError(f"{path}: the weights of MiniLM cannot be read: {error}") from error
     state = {ours: tensor for name, tensor in checkpoint.items() if (ours := _rename(name)) is not None}
     model = MiniLM()
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CarrierError(f"{path}: these are not the weights of all-MiniLM-L6-v2: {error}") from error
+    fill_model(model, state, path, "all-MiniLM-L6-v2")
     return model.eval()
 
 

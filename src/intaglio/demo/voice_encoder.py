@@ -7,13 +7,12 @@ Neighbours: `mel` makes the frames, `voice_tasks` scores the embeddings.
 
 from __future__ import annotations
 
-import pickle
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from intaglio.demo.checkpoints import fill_model, read_checkpoint
 from intaglio.demo.errors import CarrierError
 
 __all__ = ["VoiceEncoder", "load_voice_encoder"]
@@ -25,7 +24,7 @@ _LOSS_PARAMETERS = {"similarity_weight", "similarity_bias"}
 class VoiceEncoder(nn.Module):
     """Mel frames in, voice embeddings of length one out.
 
-    >>> VoiceEncoder(mels=4, width=8, layers=1)(torch.rand(2, 10, 4)).shape
+    >>> VoiceEncoder(mels=4, width=8, layers=1)(Tensor(2, 10, 4).fill_(0.5)).shape
     torch.Size([2, 8])
     """
 
@@ -49,15 +48,12 @@ def load_voice_encoder(path: Path) -> VoiceEncoder:
     CarrierError
         the file is missing or damaged, or holds another network.
     """
-    try:
-        # weights_only: tensors and plain containers, no code.
-        checkpoint = torch.load(path, weights_only=True, map_location="cpu")["model_state"]
-    except (OSError, RuntimeError, KeyError, EOFError, pickle.UnpicklingError) as error:
-        raise CarrierError(f"{path}: the voice encoder's weights cannot be read: {error}") from error
-    state = {name: tensor for name, tensor in checkpoint.items() if name not in _LOSS_PARAMETERS}
+    checkpoint = read_checkpoint(path, "Resemblyzer's encoder")
+    if not isinstance(checkpoint, dict) or "model_state" not in checkpoint:
+        raise CarrierError(f"{path}: these are not the weights of Resemblyzer's encoder: no 'model_state'")
+    state = {
+        name: tensor for name, tensor in checkpoint["model_state"].items() if name not in _LOSS_PARAMETERS
+    }
     model = VoiceEncoder()
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CarrierError(f"{path}: these are not the weights of Resemblyzer's encoder: {error}") from error
+    fill_model(model, state, path, "Resemblyzer's encoder")
     return model.eval()

@@ -16,6 +16,7 @@ from torch import nn
 
 from intaglio.eager.hooks import give_hooks, hooks_of
 from intaglio.eager.observing import INPUT_MEAN, OBSERVER, observer_of
+from intaglio.eager.planning import paths_of
 from intaglio.eager.preparation import RECORD, prepare
 from intaglio.eager.static_planning import is_dynamic
 from intaglio.eager.weights import check_weights
@@ -24,7 +25,7 @@ from intaglio.nn.copying import copy_model
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.qconfig import QConfig
-from intaglio.qparams import INT8, UINT8, QParams
+from intaglio.qparams import QParams, as_uint8
 from intaglio.rules import OpRule, all_rules, rule_of
 
 __all__ = ["convert", "default_eval_fn", "get_default_custom_config_dict", "quantize", "swap_module"]
@@ -64,7 +65,7 @@ def convert(
     remove_qconfig : bool
         Take the attribute `qconfig` off every module of the result.
     is_reference : bool
-        Not supported here: `intaglio.convert_to_reference_fx` is the way to a model in float.
+        Refused: there are no reference modules here; a quantized model itself can be traced and exported.
     convert_custom_config_dict : dict, optional
         `{"observed_to_quantized_custom_module_class": {Observed: Quantized}}`, of which
         `Quantized.from_observed(module)` gives the quantized module.
@@ -83,7 +84,7 @@ def convert(
         unchanged.
     """
     if is_reference:
-        raise ConfigError("convert makes no reference models: use convert_to_reference_fx")
+        raise ConfigError("convert makes no reference models: call it without is_reference")
     custom = (convert_custom_config_dict or {}).get("observed_to_quantized_custom_module_class", {})
     items = _plan(module, mapping or {}, custom)
     with torch.no_grad():
@@ -152,9 +153,7 @@ def get_default_custom_config_dict() -> dict[str, dict[Any, Any]]:
 def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any]) -> list[_Item]:
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert takes an nn.Module, not {type(model).__name__}")
-    paths: dict[int, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        paths.setdefault(id(module), []).append(path)
+    paths = paths_of(model)
     items, inside = list[_Item](), list[str]()
     for path, module in model.named_modules():
         if any(path.startswith(prefix) for prefix in inside):
@@ -199,7 +198,7 @@ def _lower_static(module: nn.Module, rule: OpRule, qconfig: QConfig, path: str) 
     if isinstance(static.output, QParams):
         output = static.output
     elif static.output == "observed" and _has_seen(module):
-        output = _as_uint8(_observed_params(module))
+        output = as_uint8(_observed_params(module))
     return static.lower(module, qconfig, path, output)
 
 
@@ -207,16 +206,6 @@ def _observed_params(module: nn.Module) -> QParams:
     observer = observer_of(module)
     assert observer is not None
     return observer.choose()
-
-
-def _as_uint8(qparams: QParams) -> QParams:
-    """The same parameters for activations, which are always uint8: int8 ones move up by 128."""
-    if qparams.dtype.name == UINT8.name:
-        return qparams
-    if qparams.dtype.name != INT8.name:
-        raise ConfigError(f"activations are quantized to uint8 or int8, not {qparams.dtype}")
-    low, high = qparams.limits()
-    return QParams(qparams.scale, qparams.zero_point + 128, UINT8, qparams.axis, low + 128, high + 128)
 
 
 def _has_seen(module: nn.Module) -> bool:

@@ -22,7 +22,16 @@ from intaglio.qconfig import QConfig, dynamic_qconfig_of
 from intaglio.qparams import QuantizedType, parse_dtype
 from intaglio.rules import OpRule, Rules, all_rules, reader_of, rule_of, why_no_rule
 
-__all__ = ["Plan", "Replacement", "Spec", "plan_dynamic", "read_spec", "refuse_model", "rules_with"]
+__all__ = [
+    "Plan",
+    "Replacement",
+    "Spec",
+    "paths_of",
+    "plan_dynamic",
+    "read_spec",
+    "refuse_model",
+    "rules_with",
+]
 
 Spec = dict[Any, QConfig | None]
 
@@ -85,7 +94,7 @@ def _rule_from(kind: type[nn.Module], make: Callable[..., nn.Module]) -> OpRule:
 
 def plan_dynamic(model: nn.Module, spec: Spec, rules: Rules) -> Plan:
     """Decide for every module of `model`; `NothingQuantizedError` if none would be quantized."""
-    paths = _paths_of(model)
+    paths = paths_of(model)
     _check_keys(spec, {path for all_of_one in paths.values() for path in all_of_one})
     plan, inside = Plan(), list[str]()
     for path, module in model.named_modules():
@@ -127,7 +136,7 @@ def _check_no_child_named(path: str, rule: OpRule, spec: Spec) -> None:
             )
 
 
-def _paths_of(model: nn.Module) -> dict[int, list[str]]:
+def paths_of(model: nn.Module) -> dict[int, list[str]]:
     """Every path of every module, by the module's id: one that is used in two places has two."""
     paths: dict[int, list[str]] = {}
     for path, module in model.named_modules(remove_duplicate=False):
@@ -140,6 +149,8 @@ def _reason_to_keep(
 ) -> str | None:
     if rule is None:
         return why_no_rule(module, rules)
+    if not rule.weight_dtypes:
+        return f"{rule.name} has no dynamic form"
     if qconfig is None:
         return "not asked for"
     dtype = qconfig.weight().dtype.name

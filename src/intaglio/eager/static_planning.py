@@ -13,6 +13,7 @@ from typing import Any
 from torch import nn
 
 from intaglio.eager.observing import is_prepared
+from intaglio.eager.planning import paths_of
 from intaglio.errors import ConfigError, ConversionError, NothingQuantizedError
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.observer import PlaceholderObserver
@@ -68,7 +69,7 @@ def plan_static(
                     "give the module one of its own"
                 )
         found.setdefault(id(module), (path, qconfig))
-    paths = _paths_of(model)
+    paths = paths_of(model)
     inside: list[str] = []
     for path, module in model.named_modules():
         if any(path.startswith(prefix) for prefix in inside):
@@ -129,13 +130,6 @@ def _walk(module: nn.Module, path: str, inherited: Any) -> Iterator[tuple[str, n
     yield path, module, qconfig
     for name, child in module.named_children():
         yield from _walk(child, f"{path}.{name}" if path else name, qconfig)
-
-
-def _paths_of(model: nn.Module) -> dict[int, list[str]]:
-    paths: dict[int, list[str]] = {}
-    for path, module in model.named_modules(remove_duplicate=False):
-        paths.setdefault(id(module), []).append(path)
-    return paths
 
 
 def _check_qconfig(qconfig: Any, path: str) -> None:

@@ -1,7 +1,7 @@
 """`StaticModule`: what a module is that takes and gives `QTensor`s, its output's parameters being fixed.
 
 The parameters of an input come with it: what follows from them is derived once and kept for as long as the
-same parameters come. May import quantized, qtensor, qparams and errors.
+same parameters come. May import quantized, ops.library, qtensor, qparams and errors.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from intaglio.errors import InputError
 from intaglio.nn.quantized import QuantizedModule, StateSpec
+from intaglio.ops.library import is_eager
 from intaglio.qparams import UINT8, QParams, quantize
 from intaglio.qtensor import QTensor
 
@@ -56,15 +57,25 @@ class StaticModule(QuantizedModule):
         scale, made = self._buffers["scale"], self._made
         if made is None or made[0] is not scale or made[1] is not self.path:
             assert scale is not None
-            qparams = QParams(scale, self.zero_point, UINT8, None, *self.limits)
-            self._made = made = (scale, self.path, qparams, self.where())
+            # A tracer puts its own tensors in the place of ours; the numbers are those that we know.
+            if made is not None and (made[0] is scale or not is_eager()):
+                qparams = made[2]
+            else:
+                qparams = QParams(scale, self.zero_point, UINT8, None, *self.limits)
+            made = (scale, self.path, qparams, self.where())
+            if is_eager():
+                self._made = made
         return made
 
     def set_output(self, output: QParams) -> None:
         """Give results with these parameters from now on."""
-        self.limits, self._made = output.limits(), None
-        self.scale = output.scale.detach().to(torch.float32).reshape(())
-        self.zero_point = output.zero_point.detach().to(torch.int32).reshape(())
+        self.limits = output.limits()
+        self.load_output_state(
+            {
+                "scale": output.scale.detach().to(torch.float32).reshape(()),
+                "zero_point": output.zero_point.detach().to(torch.int32).reshape(()),
+            }
+        )
 
     def give(self, data: Tensor) -> QTensor:
         """A result with the output's parameters."""
@@ -104,6 +115,10 @@ class StaticModule(QuantizedModule):
     def load_output_state(self, state: dict[str, Tensor]) -> None:
         """Take that part of a plain state."""
         self.scale, self.zero_point = state["scale"], state["zero_point"]
+        qparams = QParams(self.scale, self.zero_point, UINT8, None, *self.limits)
+        if not self.scale.is_meta:
+            _ = qparams.scalars  # worked out now: later a tracer may be looking
+        self._made = (self.scale, self.path, qparams, self.where())
 
     def describe_output(self) -> str:
         """What `print` shows of the output's parameters."""

@@ -16,7 +16,7 @@ from intaglio.nn.quantized import StateSpec
 from intaglio.nn.static import StaticModule, clamped_limits
 from intaglio.nn.weights import quantize_weight
 from intaglio.observer import InputMean
-from intaglio.ops.conv_static import Requantization, choose_requantization
+from intaglio.ops.requantization import Requantization, choose_requantization
 from intaglio.ops.static_calls import ConvCall, LinearCall
 from intaglio.qconfig import QConfig
 from intaglio.qparams import INT8, QParams
