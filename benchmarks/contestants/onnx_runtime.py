@@ -91,7 +91,7 @@ def _export_quantized(network: Network, inputs: Inputs, folder: Path) -> str:
             fusion = optimizer.optimize_model(floating, model_type="bert", opt_level=0, **network.attention)
             fusion.save_model_to_file(fused)
         if network.group in STATIC:
-            _quantize_static(network, floating, quantized)
+            _quantize_static(network, len(inputs[0]), floating, quantized)
             return quantized
         quantize_dynamic(
             fused if network.attention else floating,
@@ -105,10 +105,12 @@ def _export_quantized(network: Network, inputs: Inputs, folder: Path) -> str:
 
 
 class Calibration(CalibrationDataReader):  # type: ignore[misc]
-    """The network's calibration batches, one after the other."""
+    """The network's calibration data in batches of the size for which the graph was exported."""
 
-    def __init__(self, network: Network) -> None:
-        self.batches = iter(network.calibration)
+    def __init__(self, network: Network, batch: int) -> None:
+        columns = (torch.cat(column) for column in zip(*network.calibration, strict=True))
+        chunks = (column.split(batch) for column in columns)
+        self.batches = (found for found in zip(*chunks, strict=True) if len(found[0]) == batch)
 
     def get_next(self) -> dict[str, Any] | None:
         """The next batch by the inputs' names."""
@@ -116,14 +118,14 @@ class Calibration(CalibrationDataReader):  # type: ignore[misc]
         return None if batch is None else {name: x.numpy() for name, x in _name_inputs(batch).items()}
 
 
-def _quantize_static(network: Network, floating: str, quantized: str) -> None:
+def _quantize_static(network: Network, batch: int, floating: str, quantized: str) -> None:
     """QDQ format after its own pre-processing, which folds the batch norms."""
     prepared = floating + ".prepared"
     quant_pre_process(floating, prepared, skip_symbolic_shape=True)
     quantize_static(
         prepared,
         quantized,
-        Calibration(network),
+        Calibration(network, batch),
         quant_format=QuantFormat.QDQ,
         per_channel=True,
         activation_type=QuantType.QUInt8,

@@ -77,7 +77,7 @@ def register_function(*functions: Callable[..., Any]) -> Callable[[_Implementati
     return register
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, init=False)
 class QTensor:
     """Integers `data` that stand for real numbers as `qparams` says.
 
@@ -94,6 +94,13 @@ class QTensor:
     data: Tensor
     qparams: QParams
     source: str = ""
+
+    def __init__(self, data: Tensor, qparams: QParams, source: str = "") -> None:
+        # A frozen dataclass's own takes three times as long, and every layer makes one.
+        fields = self.__dict__
+        fields["data"] = data
+        fields["qparams"] = qparams
+        fields["source"] = source
 
     @classmethod
     def quantize(cls, x: Tensor, qparams: QParams) -> QTensor:

@@ -70,20 +70,10 @@ class StaticConvolution(StaticProduct, ConvGeometry):
 
     def convolve(self, x: QTensor, asked: Sequence[int] | None = None) -> QTensor:
         """Convolve a `QTensor` of `(N, C, *size)` or, as one sample, `(C, *size)`."""
-        if type(x) is not QTensor or self.training:
-            self.check_quantized(x)
-        data, planned = x.data, self._planned
-        if (
-            planned is not None
-            and planned[0] is x.qparams
-            and planned[1].shape == data.shape
-            and asked is None
-            and is_eager()
-        ):
-            return self.give(planned[1](data))
+        self.check_quantized(x)
+        data = x.data
         if data.dim() == self.dims + 1:
             return self.give(self.convolve(QTensor(data.unsqueeze(0), x.qparams), asked).data.squeeze(0))
-        self.check_quantized(x)
         self.check_shape(data.shape)
         return self.give(self._plan(x, self.size_of(data.shape[2:], asked), keep=asked is None))
 
@@ -127,6 +117,9 @@ class QuantizedConv(StaticConvolution, OrdinaryConv):
 
     def forward(self, x: QTensor) -> QTensor:
         """Convolve; see the class."""
+        call = self.call_for(x)
+        if call is not None:
+            return self.give(call(x.data))
         if isinstance(x, Proxy):
             proxy: QTensor = self.as_fx_node(x)
             return proxy
@@ -145,6 +138,9 @@ class QuantizedConvTranspose(StaticConvolution, TransposedConv):
 
     def forward(self, x: QTensor, output_size: Sequence[int] | None = None) -> QTensor:
         """Convolve; `output_size`, with or without N and channels, chooses among the possible sizes."""
+        call = self.call_for(x) if output_size is None else None
+        if call is not None:
+            return self.give(call(x.data))
         if isinstance(x, Proxy):
             proxy: QTensor = self.as_fx_node(x, output_size)
             return proxy

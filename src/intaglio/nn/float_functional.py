@@ -20,7 +20,9 @@ from intaglio.errors import ConversionError, InputError
 from intaglio.nn.quantized import StateSpec, register_quantized
 from intaglio.nn.static import StaticModule
 from intaglio.ops import elementwise
+from intaglio.ops.library import is_eager
 from intaglio.ops.matmul_static import matmul
+from intaglio.ops.static_calls import PairCall
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams
 from intaglio.qtensor import QTensor
@@ -112,6 +114,8 @@ def _operation(method: _Method) -> _Method:
 
     @wraps(method)
     def call(self: QFunctional, x: Any, *others: Any, **named: Any) -> Any:
+        if type(x) is QTensor and others and type(others[0]) is QTensor:
+            return method(self, x, *others, **named)
         first = x[0] if isinstance(x, (list, tuple)) and x else x
         if isinstance(first, Proxy) or (others and isinstance(others[0], Proxy)):
             return self.as_fx_node(method.__name__, x, *others, **named)
@@ -129,6 +133,8 @@ class QFunctional(StaticModule):
     def __init__(self, path: str = "", *, seen: bool = True, limits: Sequence[int] = (0, 255)) -> None:
         super().__init__(path, limits=(limits[0], limits[1]))
         self.seen = seen
+        # For the operation, its lower limit and the operands' parameters: the call that was worked out.
+        self._planned: tuple[Callable[..., Tensor], int | None, QParams, QParams, PairCall] | None = None
 
     def forward(self, operation: str, *inputs: Any, **named: Any) -> QTensor:
         """The operation of that name: how a graph calls the methods."""
@@ -145,7 +151,8 @@ class QFunctional(StaticModule):
     @_operation
     def add_relu(self, x: QTensor, y: QTensor) -> QTensor:
         """The sum, negative values cut off."""
-        self._check(x, y)
+        if self._made is None:
+            self._check(x, y)
         return self._combine(elementwise.add, x, y, max(self.limits[0], self.output.scalars[1]))
 
     @_operation
@@ -161,10 +168,28 @@ class QFunctional(StaticModule):
     def _combine(
         self, function: Callable[..., Tensor], x: QTensor, y: QTensor, lower: int | None = None
     ) -> QTensor:
+        planned = self._planned
+        if (
+            planned is not None
+            and type(x) is QTensor
+            and type(y) is QTensor
+            and planned[0] is function
+            and planned[1] == lower
+            and planned[2] is x.qparams
+            and planned[3] is y.qparams
+            and planned[4].fits(x.data, y.data)
+            and not self.training
+            and is_eager()
+        ):
+            return self.give(planned[4](x.data, y.data))
         self._check(x, y)
         low, high = self.limits
-        params = (*x.qparams.scalars, *y.qparams.scalars, *self.output.scalars)
-        return self.give(function(x.data, y.data, *params, low if lower is None else lower, high))
+        scalars = (*x.qparams.scalars, *y.qparams.scalars, *self.output.scalars)
+        params = (*scalars, low if lower is None else lower, high)
+        if is_eager():
+            call = elementwise.plan_pair(function, x.data, y.data, params)
+            self._planned = None if call is None else (function, lower, x.qparams, y.qparams, call)
+        return self.give(function(x.data, y.data, *params))
 
     @_operation
     def cat(self, x: Sequence[QTensor], dim: int = 0) -> QTensor:
@@ -219,6 +244,11 @@ class QFunctional(StaticModule):
         """Take `scale` and `zero_point`."""
         if self.seen:
             self.load_output_state(state)
+
+    def buffers_taken(self) -> None:
+        """Read the output's parameters anew, and forget what followed from the old ones."""
+        super().buffers_taken()
+        self._planned = None
 
     def float_bytes(self) -> int:
         """0: it has no weights."""

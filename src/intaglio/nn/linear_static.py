@@ -56,15 +56,14 @@ class QuantizedLinear(StaticProduct):
 
     def forward(self, x: QTensor) -> QTensor:
         """Multiply; see the class."""
-        if type(x) is not QTensor or self.training:
-            if isinstance(x, Proxy):
-                proxy: QTensor = self.as_fx_node(x)
-                return proxy
-            self.check_quantized(x)
-        data, planned = x.data, self._planned
-        if planned is not None and planned[0] is x.qparams and planned[1].shape == data.shape and is_eager():
-            return self.give(planned[1](data))
+        known = self.call_for(x)
+        if known is not None:
+            return self.give(known(x.data))
+        if isinstance(x, Proxy):
+            proxy: QTensor = self.as_fx_node(x)
+            return proxy
         self.check_quantized(x)
+        data = x.data
         if data.dim() == 0 or data.shape[-1] != self.in_features:
             raise InputError(
                 f"{self.where()}: input has shape {tuple(data.shape)}, "

@@ -176,9 +176,13 @@ class QuantizedModule(nn.Module):
         self._modules.update(other._modules)
         self._twins = other._twins = other._twins or Twins()
         self._twins.members.update((self, other))
+        self.buffers_taken()
         for child in other.children():  # it now stands in both, and is asked for its state by both
             if isinstance(child, QuantizedModule) and child._twins is None:
                 child._twins = Twins()
+
+    def buffers_taken(self) -> None:
+        """What follows when the buffers were taken from another module."""
 
     def weights_identity(self) -> tuple[int, ...]:
         """Equal for two modules if, and only if, they share their weights."""
@@ -194,6 +198,7 @@ class QuantizedModule(nn.Module):
             setattr(other, name, copy.deepcopy(getattr(self, name), memo))
         if other._twins is not None:
             other._twins.members.add(other)
+        other.buffers_taken()
         return other
 
     def __getstate__(self) -> dict[str, Any]:

@@ -58,14 +58,24 @@ class StaticModule(QuantizedModule):
         if made is None or made[0] is not scale or made[1] is not self.path:
             assert scale is not None
             # A tracer puts its own tensors in the place of ours; the numbers are those that we know.
-            if made is not None and (made[0] is scale or not is_eager()):
-                qparams = made[2]
-            else:
-                qparams = QParams(scale, self.zero_point, UINT8, None, *self.limits)
+            is_known = made is not None and (made[0] is scale or not is_eager())
+            qparams = made[2] if made is not None and is_known else self._read_output(scale)
             made = (scale, self.path, qparams, self.where())
             if is_eager():
                 self._made = made
         return made
+
+    def _read_output(self, scale: Tensor) -> QParams:
+        qparams = QParams(scale, self.zero_point, UINT8, None, *self.limits)
+        if not scale.is_meta:
+            _ = qparams.scalars  # worked out now: later a tracer may be looking
+        return qparams
+
+    def buffers_taken(self) -> None:
+        """Read the output's parameters anew."""
+        self._made = None
+        if self._buffers["scale"] is not None:
+            self._label()
 
     def set_output(self, output: QParams) -> None:
         """Give results with these parameters from now on."""
@@ -79,8 +89,10 @@ class StaticModule(QuantizedModule):
 
     def give(self, data: Tensor) -> QTensor:
         """A result with the output's parameters."""
-        _, _, qparams, source = self._label()
-        return QTensor(data, qparams, source)
+        made = self._made
+        if made is None or made[0] is not self._buffers["scale"] or made[1] is not self.path:
+            made = self._label()
+        return QTensor(data, made[2], made[3])
 
     def check_quantized(self, x: Any, name: str = "input") -> None:
         """Raise `InputError`, naming the layer and the remedy, unless `x` is a uint8 `QTensor` per tensor."""
@@ -115,10 +127,7 @@ class StaticModule(QuantizedModule):
     def load_output_state(self, state: dict[str, Tensor]) -> None:
         """Take that part of a plain state."""
         self.scale, self.zero_point = state["scale"], state["zero_point"]
-        qparams = QParams(self.scale, self.zero_point, UINT8, None, *self.limits)
-        if not self.scale.is_meta:
-            _ = qparams.scalars  # worked out now: later a tracer may be looking
-        self._made = (self.scale, self.path, qparams, self.where())
+        self.buffers_taken()
 
     def describe_output(self) -> str:
         """What `print` shows of the output's parameters."""

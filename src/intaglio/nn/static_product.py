@@ -16,6 +16,7 @@ from intaglio.nn.quantized import StateSpec
 from intaglio.nn.static import StaticModule, clamped_limits
 from intaglio.nn.weights import quantize_weight
 from intaglio.observer import InputMean
+from intaglio.ops.library import is_eager
 from intaglio.ops.requantization import Requantization, choose_requantization
 from intaglio.ops.static_calls import ConvCall, LinearCall
 from intaglio.qconfig import QConfig
@@ -115,6 +116,20 @@ class StaticProduct(StaticModule):
         return choose_requantization(
             x.scalars[0], self.weight_scale, self._buffers["bias"], *self.output.scalars, *self.clamp
         )
+
+    def call_for(self, x: Any) -> ConvCall | LinearCall | None:
+        """The call that was worked out for an input just like `x`, or None."""
+        planned = self._planned
+        if (
+            planned is not None
+            and type(x) is QTensor
+            and planned[0] is x.qparams
+            and planned[1].shape == x.data.shape
+            and not self.training
+            and is_eager()
+        ):
+            return planned[1]
+        return None
 
     def product_config(self) -> dict[str, Any]:
         """The part of `config` that they share."""

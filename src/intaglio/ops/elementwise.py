@@ -2,13 +2,13 @@
 
 Tensors are uint8 with one scale and zero point each (docs/numerics.md, "Static quantization"). A function
 calls its kernel directly where nothing watches torch's calls, and its `torch.library` op elsewhere.
-The functions of `tables` can be had from here too. May import layout, tables, library, qtensor, qparams,
-errors and _core.
+The functions of `tables` can be had from here too. May import static_calls, layout, tables, library,
+qtensor, qparams, errors and _core.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from math import prod
 
@@ -19,6 +19,7 @@ from intaglio import _core
 from intaglio.errors import InputError
 from intaglio.ops.layout import dense_pair, empty_image, has_channels_innermost, with_channels_innermost
 from intaglio.ops.library import define_op, is_eager
+from intaglio.ops.static_calls import PairCall
 from intaglio.ops.tables import check_uint8, lookup, requantization_table, requantize
 from intaglio.qparams import QParams
 from intaglio.qtensor import QTensor
@@ -30,6 +31,7 @@ __all__ = [
     "lookup",
     "mul",
     "mul_scalar",
+    "plan_pair",
     "requantization_table",
     "requantize",
 ]
@@ -86,6 +88,16 @@ def mul(
     if type(a) is Tensor and type(b) is Tensor and is_eager():
         return _combine(_MUL, a, b, *params)
     return torch.ops.intaglio.mul_quantized(a, b, *params)  # type: ignore[no-any-return]
+
+
+def plan_pair(
+    function: Callable[..., Tensor], a: Tensor, b: Tensor, parameters: Sequence[float]
+) -> PairCall | None:
+    """The call that `add` or `mul` makes for tensors just like these, if it is a plain one, or None."""
+    op = {add: _ADD, mul: _MUL}.get(function)
+    if op is None or a.shape != b.shape or a.stride() != b.stride():
+        return None
+    return PairCall(op, a, parameters) if torch.empty_like(a).stride() == a.stride() else None
 
 
 def _combine(

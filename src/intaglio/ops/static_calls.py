@@ -19,7 +19,7 @@ from intaglio.errors import InputError
 from intaglio.ops.layout import empty_image, with_channels_innermost
 from intaglio.ops.requantization import Requantization
 
-__all__ = ["ConvCall", "LinearCall"]
+__all__ = ["ConvCall", "LinearCall", "PairCall"]
 
 _AXES = 3
 _empty = torch.empty
@@ -28,6 +28,7 @@ _uint8 = torch.uint8
 _empty_strided = torch.empty_strided
 _run_conv: Any = _core.conv_static
 _run_linear: Any = _core.linear_static
+_combine_pairs: Any = _core.combine_pairs
 
 
 class ConvCall:
@@ -114,6 +115,30 @@ class LinearCall:
             residual = residual.contiguous()
             added = residual.data_ptr()
         _run_linear(x.data_ptr(), *self._before, added, *self._after, y.data_ptr(), _threads())
+        return y
+
+
+class PairCall:
+    """The sum or the product of two uint8 tensors of one shape that lie in memory alike, without gaps.
+
+    `op` is that of `_core.combine_pairs`; `parameters` are its scales, zero points and limits.
+    """
+
+    __slots__ = ("_after", "_op", "shape", "strides")
+
+    def __init__(self, op: int, like: Tensor, parameters: Sequence[float]) -> None:
+        self.shape, self.strides = like.shape, like.stride()
+        self._op = op
+        self._after = (1, like.numel(), 1, 0, False, *parameters)
+
+    def fits(self, a: Tensor, b: Tensor) -> bool:
+        """Whether these are of its shape and lie so."""
+        return a.shape == b.shape == self.shape and a.stride() == b.stride() == self.strides
+
+    def __call__(self, a: Tensor, b: Tensor) -> Tensor:
+        """Combine; the caller has asked whether they fit."""
+        y = _empty_strided(self.shape, self.strides, dtype=_uint8)
+        _combine_pairs(self._op, a.data_ptr(), b.data_ptr(), *self._after, y.data_ptr(), _threads())
         return y
 
 
