@@ -462,3 +462,90 @@ def test_the_legacys_methods_are_here() -> None:
     with pytest.raises(ConversionError, match="fuse_modules_qat"):
         fuse_linear_bn(True, linear, norm)
     assert isinstance(fuse_known_modules([nn.Linear(2, 2), nn.Tanh()])[0], FusedModule)
+
+
+# ---- Padding ----------------------------------------------------------------------------------------------
+
+PADDED = {
+    "1d": (nn.ZeroPad1d((1, 2)), nn.Conv1d(3, 8, 3, stride=2), (2, 3, 9)),
+    "2d": (nn.ZeroPad2d((0, 1, 2, 0)), nn.Conv2d(3, 8, 3, stride=2), (2, 3, 9, 8)),
+    "2d, padded already": (nn.ZeroPad2d((0, 1, 2, 0)), nn.Conv2d(3, 6, 3, padding=1, groups=3), (2, 3, 9, 8)),
+    "2d, same": (nn.ZeroPad2d(1), nn.Conv2d(3, 8, 3, padding="same", dilation=2), (2, 3, 9, 8)),
+    "2d, a constant": (nn.ConstantPad2d((3, 0, 0, 1), 0.0), nn.Conv2d(3, 8, 3, bias=False), (2, 3, 9, 8)),
+    "3d": (nn.ZeroPad3d((0, 1, 2, 0, 1, 1)), nn.Conv3d(3, 8, 2), (2, 3, 5, 6, 7)),
+}
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_zero_padding_becomes_part_of_the_convolution(name: str) -> None:
+    padding, conv, shape = PADDED[name]
+    x = torch.randn(shape)
+    model = nn.Sequential(padding, conv, nn.ReLU6()).eval()
+    fused = fuse_modules(model)
+    assert fused_groups(fused) == [["0", "1", "2"]]
+    assert torch.equal(fused(x), model(x))
+    assert fused[0].layer.weight.data_ptr() != conv.weight.data_ptr()  # a copy, as ever
+    assert torch.equal(copy.deepcopy(fused)(x), model(x))
+    dynamic = intaglio.quantize_dynamic(fuse_modules(model[:2]), {type(conv)})
+    assert torch.equal(dynamic(x), intaglio.quantize_dynamic(model[:2], {type(conv)})(x))
+
+
+@pytest.mark.parametrize("name", PADDED)
+def test_fused_padding_changes_no_integer(name: str) -> None:
+    padding, conv, shape = PADDED[name]
+    x = torch.randn(4, *shape[1:])
+    found = []
+    for groups in ([["0.1", "0.2"]], [["0.0", "0.1", "0.2"]]):
+        layers = nn.Sequential(copy.deepcopy(padding), copy.deepcopy(conv), nn.ReLU())
+        model = nn.Sequential(layers, nn.Identity()).eval()
+        model = intaglio.QuantWrapper(fuse_modules(model, groups))
+        model.qconfig = intaglio.get_default_qconfig("x86")
+        quantized = intaglio.quantize(model, lambda prepared: prepared(x))
+        found.append(quantized(x))
+    assert found[0].shape == found[1].shape
+    # The means that correct the bias are those of padded pixels in the one and not in the other.
+    assert (found[0] - found[1]).abs().max() <= 0.02 * found[0].abs().max()
+
+
+def test_padding_with_batch_norm_and_hooks() -> None:
+    norm = trained(nn.BatchNorm2d(8))
+    model = nn.Sequential(nn.ZeroPad2d((0, 1, 0, 1)), nn.Conv2d(3, 8, 3), norm, nn.SiLU()).eval()
+    seen: list[torch.Size] = []
+    model[0].register_forward_pre_hook(lambda module, args: seen.append(args[0].shape))
+    model[3].register_forward_hook(lambda module, args, output: seen.append(output.shape))
+    x = torch.randn(2, 3, 8, 8)
+    expected = model(x)
+    fused = fuse_modules(model)
+    assert fused_groups(fused) == [["0", "1", "2", "3"]]
+    torch.testing.assert_close(fused(x), expected)
+    assert seen == [x.shape, expected.shape] * 2
+
+
+@pytest.mark.parametrize(
+    ("padding", "conv", "text"),
+    [
+        (nn.ConstantPad2d(1, 0.5), nn.Conv2d(3, 4, 3), "pads with 0.5"),
+        (nn.ZeroPad2d((-1, 0, 0, 0)), nn.Conv2d(3, 4, 3), "cuts pixels off"),
+        (nn.ZeroPad2d(1), nn.Conv2d(3, 4, 3, padding=1, padding_mode="reflect"), "in mode 'reflect'"),
+        (nn.ZeroPad1d(1), nn.Conv2d(3, 4, 3), "ZeroPad1d \\+ Conv2d cannot be fused"),
+        (nn.ZeroPad2d(1), nn.ConvTranspose2d(3, 4, 3), "cannot be fused"),
+    ],
+)
+def test_padding_that_cannot_be_part(padding: nn.Module, conv: nn.Module, text: str) -> None:
+    model = nn.Sequential(padding, conv, nn.ReLU()).eval()
+    assert fused_groups(fuse_modules(model)) == [["1", "2"]]
+    with pytest.raises((ConversionError, ConfigError), match=text):
+        fuse_modules(model, [["0", "1"]])
+
+
+def test_a_padded_value_that_others_use_stays() -> None:
+    class Net(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pad, self.conv, self.relu = nn.ZeroPad2d(1), nn.Conv2d(3, 3, 3, padding=1), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.pad(x)
+            return self.relu(self.conv(x)) + x
+
+    assert fused_groups(fuse_modules(Net().eval())) == [["conv", "relu"]]

@@ -18,6 +18,7 @@ from torch.overrides import TorchFunctionMode
 
 from intaglio.nn.copying import share_tensors
 from intaglio.nn.fused import BATCH_NORMS, activation_kind, kind_of, layer_kind
+from intaglio.nn.padded_conv import PADDINGS
 
 __all__ = ["Call", "Dataflow", "is_part", "trace_dataflow", "watch_dataflow"]
 
@@ -64,6 +65,8 @@ class Dataflow:
 
 def is_part(module: nn.Module) -> bool:
     """Whether the module could be part of a fused one."""
+    if type(module) in PADDINGS:
+        return True
     return bool(layer_kind(module) or activation_kind(module) or kind_of(module, BATCH_NORMS))
 
 

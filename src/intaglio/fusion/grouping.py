@@ -12,6 +12,7 @@ from intaglio.errors import ConversionError
 from intaglio.fusion.dataflow import Dataflow, trace_dataflow, watch_dataflow
 from intaglio.fusion.folding import check_foldable
 from intaglio.nn.fused import BATCH_NORMS, activation_kind, kind_of, layer_kind
+from intaglio.nn.padded_conv import why_not_padded
 
 __all__ = ["FusionWarning", "find_fusable_groups"]
 
@@ -24,8 +25,9 @@ def find_fusable_groups(model: nn.Module, example_inputs: Any = None) -> list[li
     """The groups of `model` that `fuse_modules` can fuse, as paths, in the order of the model's modules.
 
     A group is a convolution or Linear, the batch norm and the activation that follow it, any one of the three
-    left out. Each takes all that the one before gives, in every call, and nothing else takes it; so a module
-    that is used in several places, or whose output is, is never in a group.
+    left out, and the zero padding before a convolution. Each takes all that the one before gives, in every
+    call, and nothing else takes it; so a module that is used in several places, or whose output is, is never
+    in a group.
 
     Parameters
     ----------
@@ -66,12 +68,16 @@ def _groups_of(model: nn.Module, flow: Dataflow) -> list[list[str]]:
     names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     modules = {path: module for path, module in model.named_modules() if names[id(module)] == 1}
     links = {a: b for a, b in flow.links().items() if a in modules and b in modules and a not in flow.read}
+    leaders = {b: a for a, b in links.items()}
     groups: list[list[str]] = []
     taken: set[str] = set()
     for wanted in (layer_kind, lambda module: kind_of(module, BATCH_NORMS)):
         for path, module in modules.items():
             if wanted(module) and path not in taken:
                 group = _group_from(path, modules, links)
+                leader = leaders.get(path)
+                if leader is not None and why_not_padded(modules[leader], modules[path]) is None:
+                    group.insert(0, leader)
                 if len(group) > 1:
                     groups.append(group)
                     taken.update(group)

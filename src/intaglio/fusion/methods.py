@@ -4,6 +4,7 @@
     layer + activation        a FusedModule
     layer + batch norm + activation
     batch norm + activation   a FusedModule
+    zero padding + any of those that begin with an ordinary convolution
 
 A layer is a convolution, transposed or not, or a Linear. May import folding, nn and errors.
 """
@@ -28,6 +29,7 @@ from intaglio.nn.fused import (
     kind_of,
     layer_kind,
 )
+from intaglio.nn.padded_conv import PADDINGS, pad_conv
 
 __all__ = [
     "FuserMethod",
@@ -73,6 +75,12 @@ def _fuse_pair(is_qat: bool, layer: nn.Module, activation: nn.Module) -> nn.Modu
     return FusedModule(layer, activation)
 
 
+def _fuse_padding(is_qat: bool, padding: nn.Module, conv: nn.Module, *rest: nn.Module) -> nn.Module:
+    _refuse_qat(is_qat)
+    padded = pad_conv(padding, conv)
+    return get_fuser_method(_types_of((padded, *rest)))(is_qat, padded, *rest) if rest else padded
+
+
 def _refuse_qat(is_qat: bool) -> None:
     if is_qat:
         raise ConversionError("fusing for quantization-aware training is the business of fuse_modules_qat")
@@ -96,7 +104,8 @@ def get_fuser_method(
         names = " + ".join(kind.__name__ for kind in types)
         raise ConfigError(
             f"{names} cannot be fused: what can is a convolution or Linear, then a batch norm of its "
-            "dimension, then an activation, any one of the three left out; pass others in "
+            "dimension, then an activation, any one of the three left out, or a zero padding before a "
+            "convolution; pass others in "
             "fuse_custom_config_dict={'additional_fuser_method_mapping': {types: function}}"
         )
     return method
@@ -104,6 +113,9 @@ def get_fuser_method(
 
 def _default_method(types: Types) -> FuserMethod | None:
     first, rest = types[0] if types else nn.Module, types[1:]
+    if first in PADDINGS:
+        fits = bool(rest) and PADDINGS[first] is rest[0] and (len(rest) == 1 or _default_method(rest))
+        return _fuse_padding if fits else None
     layer = next((kind for kind in LAYERS if _is(first, kind)), None)
     if layer is None:
         pair = len(rest) == 1 and any(_is(first, kind) for kind in BATCH_NORMS) and _is_activation(rest[0])
@@ -138,7 +150,10 @@ def check_group(modules: Sequence[nn.Module], mapping: Mapping[Types, FuserMetho
         raise ConversionError(
             f"the forward of this very {replaced[0]} is replaced: leave it out of the group"
         )
-    if layer_kind(modules[0]) and kind_of(modules[1], BATCH_NORMS):
+    if type(modules[0]) in PADDINGS:
+        pad_conv(modules[0], modules[1])
+        modules = modules[1:]
+    if len(modules) > 1 and layer_kind(modules[0]) and kind_of(modules[1], BATCH_NORMS):
         check_foldable(modules[0], modules[1])
 
 
@@ -156,9 +171,9 @@ def fuse_known_modules(
     fused = method(is_qat, *modules)
     _move_pre_hooks(modules[0], fused)
     _move_hooks(modules[-1], fused)
-    if len(modules) == 3 and isinstance(fused, FusedModule):
-        # The folded layer gives what the batch norm gave.
-        _move_hooks(modules[1], fused[0])
+    if len(modules) > 2 and isinstance(fused, FusedModule):
+        # The layer, a batch norm folded in or not, gives what the last but one gave.
+        _move_hooks(modules[-2], fused[0])
     fused.training = modules[0].training
     return [fused, *(_identity(modules[0].training) for _ in modules[1:])]
 

@@ -17,6 +17,7 @@ from intaglio.fusion.grouping import FusionWarning, find_fusable_groups
 from intaglio.fusion.methods import check_group, fuse_known_modules
 from intaglio.nn.copying import copy_model
 from intaglio.nn.fused import BATCH_NORMS, kind_of, layer_kind
+from intaglio.nn.padded_conv import PADDINGS
 
 __all__ = ["fuse_modules", "fused_groups"]
 
@@ -167,7 +168,9 @@ def _fuse(model: nn.Module, group: list[str], fuser_func: Fuser, mapping: Mappin
 
 
 def _warn_of_lost_hooks(group: list[str], modules: list[nn.Module]) -> None:
-    if not (layer_kind(modules[0]) and kind_of(modules[1], BATCH_NORMS)):
+    if type(modules[0]) in PADDINGS:
+        group, modules = group[1:], modules[1:]
+    if len(modules) < 2 or not (layer_kind(modules[0]) and kind_of(modules[1], BATCH_NORMS)):
         return
     between = {group[0]: modules[0]._forward_hooks, group[1]: modules[1]._forward_pre_hooks}
     lost = [path for path, hooks in between.items() if hooks]

@@ -1,7 +1,7 @@
 """What a convolution is apart from its arithmetic: sizes, padding, where the output's pixels are.
 
 `OrdinaryConv` and `TransposedConv` are shared by the dynamic forms (conv.py, conv_transpose.py) and the
-static ones (conv_static.py). May import ops, quantized and errors.
+static ones (conv_static.py). May import ops, padded_conv, quantized and errors.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from intaglio.errors import InputError
+from intaglio.nn.padded_conv import PaddedConv1d, PaddedConv2d, PaddedConv3d
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.ops.conv import ConvSpec, is_channels_last
 
@@ -26,6 +27,7 @@ __all__ = [
 ]
 
 FloatConv = nn.Conv1d | nn.Conv2d | nn.Conv3d
+PaddedConv = PaddedConv1d | PaddedConv2d | PaddedConv3d
 FloatConvTranspose = nn.ConvTranspose1d | nn.ConvTranspose2d | nn.ConvTranspose3d
 
 
@@ -141,7 +143,7 @@ class OrdinaryConv(ConvGeometry):
         assert isinstance(module, FloatConv)
         return _shared_geometry(module) | {
             "padding": _padding_pairs(module),
-            "padding_mode": module.padding_mode,
+            "padding_mode": "zeros" if isinstance(module, PaddedConv) else module.padding_mode,
         }
 
     @classmethod
@@ -317,6 +319,9 @@ def _shared_geometry(module: FloatConv | FloatConvTranspose) -> dict[str, Any]:
 
 def _padding_pairs(module: FloatConv) -> list[tuple[int, int]]:
     """What stands before and after each axis; `'same'` puts the odd one after, as torch does."""
+    if isinstance(module, PaddedConv):
+        sides = module._reversed_padding_repeated_twice  # of the last axis first
+        return [(sides[i], sides[i + 1]) for i in range(len(sides) - 2, -1, -2)]
     if module.padding == "valid":
         return [(0, 0)] * len(module.kernel_size)
     if module.padding == "same":

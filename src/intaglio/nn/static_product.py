@@ -160,6 +160,10 @@ class StaticProduct(StaticModule):
         self.weight_scale = state["weight_scale"]
         self._buffers["bias"] = state.get("bias")
         self.load_output_state(state)
+
+    def buffers_taken(self) -> None:
+        """Forget what followed from other weights and parameters."""
+        super().buffers_taken()
         self._planned = None
 
     def describe_clamp(self) -> str:
