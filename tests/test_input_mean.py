@@ -11,12 +11,16 @@ from torch import Tensor, nn
 import intaglio
 from intaglio import QuantWrapper, convert, prepare
 from intaglio.nn import FusedModule
+from intaglio.nn.padded_conv import pad_conv
 from intaglio.observer import InputMean
 
 LAYERS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "linear": (lambda: nn.Linear(24, 16), (64, 24)),
     "linear without bias": (lambda: nn.Linear(24, 16, bias=False), (64, 24)),
     "convolution": (lambda: nn.Conv2d(12, 8, 3), (8, 12, 12, 12)),
+    "padded": (lambda: nn.Conv2d(12, 8, 5, stride=2, padding=2), (64, 12, 7, 6)),
+    "padded by hand": (lambda: pad_conv(nn.ZeroPad2d((0, 2, 3, 0)), nn.Conv2d(12, 8, 3)), (64, 12, 5, 6)),
+    "dilated, same": (lambda: nn.Conv1d(12, 8, 5, padding="same", dilation=2), (64, 12, 14)),
     "depthwise": (lambda: nn.Conv2d(12, 12, 3, groups=12, bias=False), (8, 12, 12, 12)),
     "grouped, one-dimensional": (lambda: nn.Conv1d(12, 6, 3, groups=3), (16, 12, 40)),
     "transposed": (lambda: nn.ConvTranspose2d(12, 6, 2, 2, groups=2), (8, 12, 10, 10)),

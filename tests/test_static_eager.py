@@ -417,3 +417,34 @@ def test_what_quantized_values_cannot_do_names_the_remedy(model: Any, data: Tens
         quantized.fc(x)
     with pytest.raises(InputError, match=r"'stem' .* input has shape"):
         quantized.stem(quantized.stem(x))
+
+
+def test_meta_tensors_give_shapes() -> None:
+    layers = nn.Sequential(nn.Conv2d(3, 8, 3), nn.ReLU(), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(72, 4))
+    model = intaglio.QuantWrapper(layers).eval()
+    model.qconfig = intaglio.get_default_qconfig("x86")
+    x = torch.randn(2, 3, 8, 8)
+    quantized = intaglio.quantize(model, lambda prepared: prepared(x))
+    for _ in range(2):  # before and after the modules know the shape
+        found = quantized(x.to("meta"))
+        assert (found.shape, found.device.type) == ((2, 4), "meta")
+        quantized(x)
+
+
+def test_values_that_were_tampered_with_are_refused() -> None:
+    model = nn.Sequential(intaglio.QuantStub(), nn.Conv2d(3, 8, 3), intaglio.FloatFunctional()).eval()
+    model.qconfig = intaglio.get_default_qconfig("x86")
+    x = torch.randn(2, 3, 8, 8)
+
+    def run(prepared: Any) -> None:
+        y = prepared[1](prepared[0](x))
+        prepared[2].add(y, y)
+
+    quantized = intaglio.quantize(model, run)
+    run(quantized)
+    q = quantized[0](x)
+    y = quantized[1](q)
+    with pytest.raises(InputError, match="QTensor of uint8"):
+        quantized[1](intaglio.QTensor(q.data.int(), q.qparams))
+    with pytest.raises(InputError, match="uint8"):
+        quantized[2].add(y, intaglio.QTensor(y.data.int(), y.qparams))

@@ -75,7 +75,7 @@ def test_efficientnet_lite0(efficientnet: EfficientNetLite, photos: tuple[Tensor
     for half in (slice(0, 10), slice(10, 20)):
         others = torch.cat([images[: half.start], images[half.stop :]])
         found[half] = quantized(efficientnet, list(others.split(2)))(images[half])
-    assert sqnr(found, expected) >= 22.0
+    assert sqnr(found, expected) >= 21.5
     assert int((found.argmax(1) == expected.argmax(1)).sum()) >= 19
     assert int((found.argmax(1) == labels).sum()) >= 17
 

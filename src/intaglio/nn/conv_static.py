@@ -16,8 +16,9 @@ from torch.fx import Proxy
 from intaglio.nn.conv_geometry import ConvGeometry, OrdinaryConv, TransposedConv
 from intaglio.nn.quantized import register_quantized
 from intaglio.nn.static_product import Clamp, StaticProduct
+from intaglio.observer import InputMean
 from intaglio.ops.conv_static import pack_conv_static, unpack_conv_static
-from intaglio.ops.library import is_eager
+from intaglio.ops.library import is_direct
 from intaglio.ops.static_calls import ConvCall
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams
@@ -39,7 +40,7 @@ class StaticConvolution(StaticProduct, ConvGeometry):
         path: str,
         output: QParams,
         clamp: Clamp = (None, None),
-        input_mean: Tensor | None = None,
+        input_mean: InputMean | None = None,
     ) -> _Self:
         """Quantize a float module of the same geometry, followed by a clamp."""
         quantized = cls(**cls.geometry_of(module), path=path)
@@ -48,13 +49,15 @@ class StaticConvolution(StaticProduct, ConvGeometry):
         quantized.fill(cls.weight_of(module), bias, qconfig, output, clamp, input_mean)
         return quantized
 
-    def mean_error(self, error: Tensor, mean: Tensor) -> Tensor:
-        """By how much the mean of each output is off; pixels at the border count as all others."""
+    def mean_error(self, error: Tensor, mean: Tensor, size: Sequence[int]) -> Tensor:
+        """By how much the mean of each output is off, all pixels of a channel having its mean."""
         groups, inputs = self.groups, self.in_channels // self.groups
-        sums = error.flatten(2).sum(2).view(groups, -1, inputs)
-        shift = torch.einsum("goi,gi->go", sums, mean.view(groups, inputs)).reshape(-1)
-        # Of a transposed convolution each output gets one in `stride` taps along each axis.
-        return shift / prod(self.stride) if self.conv_spec().transposed else shift
+        sums = (error * self.tap_shares(size)).flatten(2).sum(2).view(groups, -1, inputs)
+        return torch.einsum("goi,gi->go", sums, mean.view(groups, inputs)).reshape(-1)
+
+    def tap_shares(self, size: Sequence[int]) -> Tensor:
+        """Of each tap, the share of the outputs in which it meets a pixel; float64 in the kernel's shape."""
+        raise NotImplementedError
 
     def weight_shape(self) -> tuple[int, ...]:
         """`(out_channels, in_channels / groups, *kernel_size)`."""
@@ -80,7 +83,7 @@ class StaticConvolution(StaticProduct, ConvGeometry):
     def _plan(self, x: QTensor, size: Sequence[int], *, keep: bool) -> Tensor:
         """Convolve an input of a new shape or with new parameters."""
         zero_point, r = x.qparams.scalars[1], self.requantization(x.qparams)
-        if not is_eager():
+        if not is_direct(x.data):
             y: Tensor = torch.ops.intaglio.conv_static(
                 *(x.data, zero_point, self.packed, r.multiplier, r.offset, r.zero_point, r.lower, r.upper),
                 *(size, None, 0, 0.0),
@@ -115,6 +118,18 @@ class QuantizedConv(StaticConvolution, OrdinaryConv):
 
     kind = "conv"
 
+    def tap_shares(self, size: Sequence[int]) -> Tensor:
+        """One, but for taps that meet padding: on small images those are many."""
+        shares = torch.ones(self.kernel_size, dtype=torch.float64)
+        if self.padding_mode != "zeros":
+            return shares
+        for axis, (length, outputs) in enumerate(zip(size, self.output_size(size), strict=True)):
+            taps = torch.arange(self.kernel_size[axis])[:, None] * self.dilation[axis] - self.padding[axis][0]
+            place = torch.arange(outputs) * self.stride[axis] + taps
+            inside = ((place >= 0) & (place < length)).double().mean(1)
+            shares *= inside.view(-1, *[1] * (self.dims - axis - 1))
+        return shares
+
     def forward(self, x: QTensor) -> QTensor:
         """Convolve; see the class."""
         call = self.call_for(x)
@@ -135,6 +150,10 @@ class QuantizedConvTranspose(StaticConvolution, TransposedConv):
     """A transposed convolution from `QTensor` to `QTensor`; see `QuantizedConv`."""
 
     kind = "conv_transpose"
+
+    def tap_shares(self, size: Sequence[int]) -> Tensor:
+        """Each output gets one in `stride` taps along each axis."""
+        return torch.full(self.kernel_size, 1 / prod(self.stride), dtype=torch.float64)
 
     def forward(self, x: QTensor, output_size: Sequence[int] | None = None) -> QTensor:
         """Convolve; `output_size`, with or without N and channels, chooses among the possible sizes."""

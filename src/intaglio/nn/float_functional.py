@@ -20,7 +20,7 @@ from intaglio.errors import ConversionError, InputError
 from intaglio.nn.quantized import StateSpec, register_quantized
 from intaglio.nn.static import StaticModule
 from intaglio.ops import elementwise
-from intaglio.ops.library import is_eager
+from intaglio.ops.library import is_direct
 from intaglio.ops.matmul_static import matmul
 from intaglio.ops.static_calls import PairCall
 from intaglio.qconfig import QConfig
@@ -179,14 +179,14 @@ class QFunctional(StaticModule):
             and planned[3] is y.qparams
             and planned[4].fits(x.data, y.data)
             and not self.training
-            and is_eager()
+            and is_direct(x.data, y.data)
         ):
             return self.give(planned[4](x.data, y.data))
         self._check(x, y)
         low, high = self.limits
         scalars = (*x.qparams.scalars, *y.qparams.scalars, *self.output.scalars)
         params = (*scalars, low if lower is None else lower, high)
-        if is_eager():
+        if is_direct(x.data, y.data):
             call = elementwise.plan_pair(function, x.data, y.data, params)
             self._planned = None if call is None else (function, lower, x.qparams, y.qparams, call)
         return self.give(function(x.data, y.data, *params))

@@ -5,6 +5,7 @@ May import ops, static_product and errors.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,8 +15,9 @@ from torch.fx import Proxy
 from intaglio.errors import InputError
 from intaglio.nn.quantized import register_quantized
 from intaglio.nn.static_product import Clamp, StaticProduct
+from intaglio.observer import InputMean
 from intaglio.ops.conv_static import pack_linear_static, unpack_linear_static
-from intaglio.ops.library import is_eager
+from intaglio.ops.library import is_direct
 from intaglio.ops.static_calls import LinearCall
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams
@@ -47,7 +49,7 @@ class QuantizedLinear(StaticProduct):
         path: str,
         output: QParams,
         clamp: Clamp = (None, None),
-        input_mean: Tensor | None = None,
+        input_mean: InputMean | None = None,
     ) -> QuantizedLinear:
         """Quantize an `(out_features, in_features)` float weight and its bias, followed by a clamp."""
         quantized = cls(weight.shape[1], weight.shape[0], bias=bias is not None, path=path)
@@ -70,7 +72,7 @@ class QuantizedLinear(StaticProduct):
                 f"but its last dimension must be {self.in_features}"
             )
         zero_point, r = x.qparams.scalars[1], self.requantization(x.qparams)
-        if not is_eager():
+        if not is_direct(data):
             return self.give(
                 torch.ops.intaglio.linear_static(
                     *(data, zero_point, self.packed, r.multiplier, r.offset, r.zero_point, r.lower, r.upper),
@@ -81,7 +83,7 @@ class QuantizedLinear(StaticProduct):
         self._planned = (x.qparams, call)
         return self.give(call(data))
 
-    def mean_error(self, error: Tensor, mean: Tensor) -> Tensor:
+    def mean_error(self, error: Tensor, mean: Tensor, size: Sequence[int]) -> Tensor:
         """By how much the mean of each output is off."""
         return error @ mean
 

@@ -111,6 +111,10 @@ class StaticModule(QuantizedModule):
                 f"{self.where()} takes a QTensor of uint8 with one scale, but its {name} has "
                 f"{x.data.dtype} with scales along axis {x.qparams.axis}"
             )
+        if x.data.device.type not in ("cpu", "meta"):
+            raise InputError(
+                f"{self.where()}: {name} is on {x.data.device}, but int8 kernels run on the CPU: pass x.cpu()"
+            )
 
     def output_config(self) -> dict[str, Any]:
         """The part of `config` that belongs to the output."""

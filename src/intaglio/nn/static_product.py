@@ -16,7 +16,7 @@ from intaglio.nn.quantized import StateSpec
 from intaglio.nn.static import StaticModule, clamped_limits
 from intaglio.nn.weights import quantize_weight
 from intaglio.observer import InputMean
-from intaglio.ops.library import is_eager
+from intaglio.ops.library import is_direct
 from intaglio.ops.requantization import Requantization, choose_requantization
 from intaglio.ops.static_calls import ConvCall, LinearCall
 from intaglio.qconfig import QConfig
@@ -28,13 +28,14 @@ __all__ = ["Clamp", "StaticProduct", "input_mean_of"]
 Clamp = tuple[float | None, float | None]
 """The real numbers between which an activation keeps a layer's output; None where it is open."""
 
+_uint8 = torch.uint8
 _Self = TypeVar("_Self", bound="StaticProduct")
 
 
-def input_mean_of(module: nn.Module) -> Tensor | None:
-    """`(C,) float64`: the mean input that `prepare` recorded at a float layer, if it has seen any."""
+def input_mean_of(module: nn.Module) -> InputMean | None:
+    """What `prepare` recorded of the input of a float layer, if that has seen any."""
     recorder = module._modules.get("input_mean")
-    return recorder.mean() if isinstance(recorder, InputMean) else None
+    return recorder if isinstance(recorder, InputMean) and recorder.mean() is not None else None
 
 
 class StaticProduct(StaticModule):
@@ -70,11 +71,11 @@ class StaticProduct(StaticModule):
 
     # ---- What they share ---------------------------------------------------------------------------------
 
-    def mean_error(self, error: Tensor, mean: Tensor) -> Tensor:
+    def mean_error(self, error: Tensor, mean: Tensor, size: Sequence[int]) -> Tensor:
         """By how much the mean of each output is off, `(O,) float64`.
 
         `error` is what rounding did to the weight, in its shape; `mean` that of each channel of the input,
-        `(C,) float64`.
+        `(C,) float64`; `size` that of its image.
         """
         raise NotImplementedError
 
@@ -85,7 +86,7 @@ class StaticProduct(StaticModule):
         qconfig: QConfig,
         output: QParams,
         clamp: Clamp,
-        input_mean: Tensor | None,
+        input_mean: InputMean | None,
     ) -> None:
         """Quantize a float weight and its bias, and give results with these parameters.
 
@@ -97,11 +98,12 @@ class StaticProduct(StaticModule):
         state = {"weight": data, "weight_scale": scale, **self.output_state()}
         if bias is not None:
             state["bias"] = bias.detach().to(torch.float32)
-        if input_mean is not None:
+        mean = None if input_mean is None else input_mean.mean()
+        if input_mean is not None and mean is not None:
             shape = (-1, *[1] * (data.dim() - 1))
             error = data.double() * scale.double().view(shape) - weight.detach().double()
             exact = bias.detach().double() if bias is not None else 0.0
-            state["bias"] = (exact - self.mean_error(error, input_mean)).float()
+            state["bias"] = (exact - self.mean_error(error, mean, input_mean.size())).float()
             self.has_bias = True
         self.load_plain_state(state)
 
@@ -125,8 +127,9 @@ class StaticProduct(StaticModule):
             and type(x) is QTensor
             and planned[0] is x.qparams
             and planned[1].shape == x.data.shape
+            and x.data.dtype is _uint8
             and not self.training
-            and is_eager()
+            and is_direct(x.data)
         ):
             return planned[1]
         return None

@@ -25,12 +25,14 @@ class InputMean(nn.Module):
 
     total: Tensor
     count: Tensor
+    sizes: Tensor
 
     def __init__(self, channels: int, axis: int) -> None:
         super().__init__()
         self.axis = axis
         self.register_buffer("total", torch.zeros(channels, dtype=torch.float64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
+        self.register_buffer("sizes", torch.zeros(-axis - 1, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         """Add `x`, with `channels` along the axis, and give it back; leave out what holds NaN or infinity."""
@@ -41,9 +43,15 @@ class InputMean(nn.Module):
         sums = values.sum(others, dtype=torch.float32) if others else values.float()
         if bool(torch.isfinite(sums).all()):
             self.total += sums.double()
-            self.count += values.numel() // len(self.total)
+            seen = values.numel() // len(self.total)
+            self.count += seen
+            self.sizes += seen * self.sizes.new_tensor(x.shape[x.dim() + self.axis + 1 :])
         return x
 
     def mean(self) -> Tensor | None:
         """`(channels,) float64`, or None if nothing was seen."""
         return self.total / self.count if int(self.count) > 0 else None
+
+    def size(self) -> tuple[int, ...]:
+        """The sizes of the axes after the channels; where they differed, the average over all values."""
+        return tuple(int(size) for size in (self.sizes / self.count.clamp(min=1)).round())

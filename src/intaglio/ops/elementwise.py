@@ -18,7 +18,7 @@ from torch import Tensor
 from intaglio import _core
 from intaglio.errors import InputError
 from intaglio.ops.layout import dense_pair, empty_image, has_channels_innermost, with_channels_innermost
-from intaglio.ops.library import define_op, is_eager
+from intaglio.ops.library import define_op, is_direct
 from intaglio.ops.static_calls import PairCall
 from intaglio.ops.tables import check_uint8, lookup, requantization_table, requantize
 from intaglio.qparams import QParams
@@ -63,7 +63,7 @@ def add(
     `encode(fma(float(a - zero_point_a), scale_a / scale, float(b - zero_point_b) * (scale_b / scale)))`.
     """
     params = (scale_a, zero_point_a, scale_b, zero_point_b, scale, zero_point, lower, upper)
-    if type(a) is Tensor and type(b) is Tensor and is_eager():
+    if is_direct(a, b):
         return _combine(_ADD, a, b, *params)
     return torch.ops.intaglio.add_quantized(a, b, *params)  # type: ignore[no-any-return]
 
@@ -85,7 +85,7 @@ def mul(
     `encode(float((a - zero_point_a) * (b - zero_point_b)) * (scale_a * scale_b / scale))`.
     """
     params = (scale_a, zero_point_a, scale_b, zero_point_b, scale, zero_point, lower, upper)
-    if type(a) is Tensor and type(b) is Tensor and is_eager():
+    if is_direct(a, b):
         return _combine(_MUL, a, b, *params)
     return torch.ops.intaglio.mul_quantized(a, b, *params)  # type: ignore[no-any-return]
 
@@ -305,7 +305,7 @@ def concatenate(
     Images come out with their channels innermost, unless all of them are contiguous.
     """
     params = (list(scales), list(zero_points), dim, scale, zero_point, lower, upper)
-    if all(type(x) is Tensor for x in tensors) and is_eager():
+    if all(is_direct(x) for x in tensors):
         return _concatenate(tensors, *params)
     return torch.ops.intaglio.concatenate(list(tensors), *params)  # type: ignore[no-any-return]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from intaglio import _core
 from intaglio.errors import InputError
-from intaglio.ops.library import define_op, is_eager
+from intaglio.ops.library import define_op, is_direct
 
 __all__ = [
     "dense_pair",
@@ -87,7 +87,7 @@ def quantize_image(
     channels innermost. With `plain` it lies in memory as `x` does, for tensors that are no images.
     `InputError` for another dtype.
     """
-    if type(x) is Tensor and is_eager():
+    if is_direct(x):
         return _quantize_image(x, scale, zero_point, lower, upper, plain)
     return torch.ops.intaglio.quantize_image(x, scale, zero_point, lower, upper, plain)  # type: ignore[no-any-return]
 
@@ -141,7 +141,7 @@ def dequantize_image(q: Tensor, scale: float, zero_point: int, channels_last: bo
 
     The result is contiguous; with `channels_last` its channels are innermost in memory.
     """
-    if type(q) is Tensor and is_eager():
+    if is_direct(q):
         return _dequantize_image(q, scale, zero_point, channels_last)
     return torch.ops.intaglio.dequantize_image(q, scale, zero_point, channels_last)  # type: ignore[no-any-return]
 

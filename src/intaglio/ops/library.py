@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from intaglio.errors import InputError
 
@@ -27,6 +28,13 @@ _library: Any = torch.library.Library("intaglio", "DEF")  # type: ignore[no-unty
 def is_eager() -> bool:
     """Whether nothing compiles, traces or intercepts ops: then a kernel may be called behind torch's back."""
     return not _is_compiling() and not _dispatch_modes() and _tracing_state() is None
+
+
+def is_direct(x: Tensor, y: Tensor | None = None) -> bool:
+    """Whether a kernel may be called behind torch's back: the tensors are plain, on the CPU, unwatched."""
+    if type(x) is not Tensor or not x.is_cpu:
+        return False
+    return (y is None or (type(y) is Tensor and y.is_cpu)) and is_eager()
 
 
 def define_op(schema: str, kernel: Callable[..., Any], fake: Callable[..., Any]) -> None:

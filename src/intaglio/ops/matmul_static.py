@@ -13,7 +13,7 @@ from torch import Tensor
 
 from intaglio import _core
 from intaglio.errors import InputError
-from intaglio.ops.library import define_op, is_eager
+from intaglio.ops.library import define_op, is_direct
 
 __all__ = ["matmul"]
 
@@ -39,7 +39,7 @@ def matmul(
     shapes that do not fit and for K beyond 33025.
     """
     params = (scale_a, zero_point_a, scale_b, zero_point_b, scale, zero_point, lower, upper)
-    if type(a) is Tensor and type(b) is Tensor and is_eager():
+    if is_direct(a, b):
         return _matmul(a, b, *params)
     return torch.ops.intaglio.matmul_quantized(a, b, *params)  # type: ignore[no-any-return]
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from intaglio import _core
 from intaglio.errors import ConfigError, InputError
 from intaglio.ops.layout import empty_image, with_channels_innermost
-from intaglio.ops.library import define_op, is_eager
+from intaglio.ops.library import define_op, is_direct
 from intaglio.ops.tables import check_uint8
 
 __all__ = ["MAX_VALUES", "choose_affine", "group_norm", "layer_norm", "softmax", "softmax_table"]
@@ -74,7 +74,7 @@ def layer_norm(
     `multiplier` and `offset` have the slice's number of values (`choose_affine`); `epsilon` is that of the
     layer divided by the square of the input's scale. `InputError` for slices of other sizes.
     """
-    if type(x) is Tensor and is_eager():
+    if is_direct(x):
         return _layer_norm(x, axes, multiplier, offset, epsilon, zero_point, lower, upper)
     return torch.ops.intaglio.layer_norm(  # type: ignore[no-any-return]
         x, axes, multiplier, offset, epsilon, zero_point, lower, upper
@@ -151,7 +151,7 @@ def group_norm(
 
     As `layer_norm`, with `(C,)` multiplier and offset. Instance normalization is that of C groups.
     """
-    if type(x) is Tensor and is_eager():
+    if is_direct(x):
         return _group_norm(x, groups, multiplier, offset, epsilon, zero_point, lower, upper)
     return torch.ops.intaglio.group_norm(  # type: ignore[no-any-return]
         x, groups, multiplier, offset, epsilon, zero_point, lower, upper
@@ -243,7 +243,7 @@ def softmax(
     `encode(float(t) * (1 / (sum of t * scale)))`, `t` being `softmax_table(scale_in)` at each integer's
     distance from the largest of its row; the sum is exact, the division in float64.
     """
-    if type(x) is Tensor and is_eager():
+    if is_direct(x):
         return _softmax(x, scale_in, scale, zero_point, lower, upper)
     return torch.ops.intaglio.softmax_quantized(  # type: ignore[no-any-return]
         x, scale_in, scale, zero_point, lower, upper

@@ -16,7 +16,7 @@ from torch import Tensor
 from intaglio import _core
 from intaglio.errors import InputError
 from intaglio.ops.layout import empty_image, with_channels_innermost
-from intaglio.ops.library import define_op, is_eager
+from intaglio.ops.library import define_op, is_direct
 
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool", "pooled_size"]
 
@@ -140,7 +140,7 @@ def max_pool(
     ceil_mode: bool = False,
 ) -> Tensor:
     """The largest integer of each window; padding counts for nothing."""
-    if type(x) is Tensor and is_eager():
+    if is_direct(x):
         return _max_pool(x, kernel, stride, padding, dilation, ceil_mode)
     return torch.ops.intaglio.max_pool(  # type: ignore[no-any-return]
         x, list(kernel), list(stride), list(padding), list(dilation), ceil_mode
@@ -198,7 +198,7 @@ def avg_pool(
     Padding is zero, that is, the zero point. `InputError` for windows of more than 8421504 values.
     """
     divisor = _divisor(divisor_override)
-    if type(x) is Tensor and is_eager():
+    if is_direct(x):
         return _avg_pool(
             x, kernel, stride, padding, ceil_mode, count_include_pad, divisor, zero_point, lower, upper
         )
@@ -269,7 +269,7 @@ define_op(
 
 def adaptive_max_pool(x: Tensor, output_size: Sequence[int | None]) -> Tensor:
     """The largest integer of each of `output_size` windows that divide the image; None keeps an axis."""
-    if type(x) is Tensor and is_eager():
+    if is_direct(x):
         return _adaptive_max_pool(x, output_size)
     return torch.ops.intaglio.adaptive_max_pool(x, _sizes(x, output_size))  # type: ignore[no-any-return]
 
@@ -278,7 +278,7 @@ def adaptive_avg_pool(
     x: Tensor, output_size: Sequence[int | None], *, zero_point: int, lower: int = 0, upper: int = 255
 ) -> Tensor:
     """The average of each of `output_size` windows that divide the image, as `avg_pool`."""
-    if type(x) is Tensor and is_eager():
+    if is_direct(x):
         return _adaptive_avg_pool(x, output_size, zero_point, lower, upper)
     return torch.ops.intaglio.adaptive_avg_pool(  # type: ignore[no-any-return]
         x, _sizes(x, output_size), zero_point, lower, upper

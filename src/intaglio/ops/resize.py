@@ -18,7 +18,7 @@ from torch import Tensor
 from intaglio import _core
 from intaglio.errors import InputError
 from intaglio.ops.layout import empty_image, with_channels_innermost
-from intaglio.ops.library import define_op, is_eager
+from intaglio.ops.library import define_op, is_direct
 from intaglio.ops.tables import check_uint8
 
 __all__ = ["MODES", "resize", "sources"]
@@ -65,7 +65,7 @@ def resize(
     `mode` is one of `MODES`, 'linear' meaning bilinear and trilinear too. `InputError` for anything else.
     """
     sizes, scales = [] if size is None else list(size), [] if factors is None else list(factors)
-    if type(x) is Tensor and is_eager():
+    if is_direct(x):
         return _resize(x, sizes, scales, mode, align_corners, lower, upper)
     return torch.ops.intaglio.resize(  # type: ignore[no-any-return]
         x, sizes, scales, mode, align_corners, lower, upper

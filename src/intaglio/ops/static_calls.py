@@ -133,7 +133,11 @@ class PairCall:
 
     def fits(self, a: Tensor, b: Tensor) -> bool:
         """Whether these are of its shape and lie so."""
-        return a.shape == b.shape == self.shape and a.stride() == b.stride() == self.strides
+        return (
+            a.shape == b.shape == self.shape
+            and a.stride() == b.stride() == self.strides
+            and a.dtype is b.dtype is _uint8
+        )
 
     def __call__(self, a: Tensor, b: Tensor) -> Tensor:
         """Combine; the caller has asked whether they fit."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from intaglio import _core
 from intaglio.errors import InputError
 from intaglio.ops.layout import dense_pair
-from intaglio.ops.library import define_op, is_eager
+from intaglio.ops.library import define_op, is_direct
 from intaglio.ops.reference_elementwise import requantize as _requantize_plain
 
 __all__ = ["check_uint8", "lookup", "requantization_table", "requantize"]
@@ -33,7 +33,7 @@ def check_uint8(name: str, *tensors: Tensor) -> None:
 
 def lookup(x: Tensor, table: Tensor) -> Tensor:
     """`table[x]` for uint8 `x` of any shape and a `(256,)` uint8 table, in the memory layout of `x`."""
-    if type(x) is Tensor and is_eager():
+    if is_direct(x):
         return _lookup(x, table)
     return torch.ops.intaglio.lookup(x, table)  # type: ignore[no-any-return]
 
@@ -76,7 +76,7 @@ def requantize(
     upper: int = 255,
 ) -> Tensor:
     """The same numbers with other parameters: `encode(float(x - zero_point_in) * (scale_in / scale))`."""
-    if type(x) is Tensor and is_eager():
+    if is_direct(x):
         return _requantize(x, scale_in, zero_point_in, scale, zero_point, lower, upper)
     return torch.ops.intaglio.requantize(  # type: ignore[no-any-return]
         x, scale_in, zero_point_in, scale, zero_point, lower, upper
