@@ -81,7 +81,8 @@ class Product {
   // Rows of whole groups of four, so that nothing is read beyond the operand's end.
   void copy_rows(const uint8_t* a, int64_t rows, uint8_t* copy) const {
     for (int64_t i = 0; i < rows; ++i) {
-      std::memcpy(copy + i * k_padded_, a + i * call_.a_stride, static_cast<size_t>(call_.k));
+      if (call_.k > 0)  // without values there may be no address either
+        std::memcpy(copy + i * k_padded_, a + i * call_.a_stride, static_cast<size_t>(call_.k));
       std::memset(copy + i * k_padded_ + call_.k, 0, static_cast<size_t>(k_padded_ - call_.k));
     }
   }
