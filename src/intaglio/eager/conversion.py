@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
@@ -24,6 +25,7 @@ from intaglio.errors import ConfigError, ConversionError
 from intaglio.nn.copying import copy_model
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
+from intaglio.observer import ObserverBase
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams, as_uint8
 from intaglio.rules import OpRule, all_rules, rule_of
@@ -31,6 +33,7 @@ from intaglio.rules import OpRule, all_rules, rule_of
 __all__ = ["convert", "default_eval_fn", "get_default_custom_config_dict", "quantize", "swap_module"]
 
 _MOST_NAMED = 8
+_Choose = Callable[[ObserverBase], QParams]
 
 
 @dataclass(frozen=True)
@@ -124,7 +127,7 @@ def swap_module(
     use_precomputed_fake_quant: bool = False,
 ) -> nn.Module:
     """The quantized form of one prepared module, or `mod` itself if it is none."""
-    maker = _maker_of(mod, "", mapping, custom_module_class_mapping or {})
+    maker = _maker_of(mod, "", mapping, custom_module_class_mapping or {}, _chosen_by)
     if maker is None:
         return mod
     with torch.no_grad():
@@ -154,11 +157,12 @@ def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert takes an nn.Module, not {type(model).__name__}")
     paths = paths_of(model)
+    choose = cache(_chosen_by)  # a search, made once for each observer
     items, inside = list[_Item](), list[str]()
     for path, module in model.named_modules():
         if any(path.startswith(prefix) for prefix in inside):
             continue
-        maker = _maker_of(module, path, mapping, custom)
+        maker = _maker_of(module, path, mapping, custom, choose)
         if maker is not None:
             inside.append(path + "." if path else "")
             items.append(_Item(module, tuple(paths[id(module)]), maker))
@@ -168,12 +172,12 @@ def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any
         raise ConversionError(
             "the model is not prepared: call intaglio.prepare on it and run data through it"
         )
-    _check_seen(items)
+    _check_seen(items, choose)
     return items
 
 
 def _maker_of(
-    module: nn.Module, path: str, mapping: Mapping[Any, Any], custom: Mapping[Any, Any]
+    module: nn.Module, path: str, mapping: Mapping[Any, Any], custom: Mapping[Any, Any], choose: _Choose
 ) -> Callable[[], nn.Module] | None:
     """What makes the quantized form of `module`, or None if it is not prepared."""
     qconfig = vars(module).get("qconfig")
@@ -188,43 +192,39 @@ def _maker_of(
         return (lambda: rule.lower_dynamic(module, qconfig, path)) if rule.weight_dtypes else None
     if rule.static is None or (rule.static.output == "observed" and observer_of(module) is None):
         return None
-    return lambda: _lower_static(module, rule, qconfig, path)
+    return lambda: _lower_static(module, rule, qconfig, path, choose)
 
 
-def _lower_static(module: nn.Module, rule: OpRule, qconfig: QConfig, path: str) -> nn.Module:
+def _lower_static(module: nn.Module, rule: OpRule, qconfig: QConfig, path: str, choose: _Choose) -> nn.Module:
     static = rule.static
     assert static is not None
     output = None
     if isinstance(static.output, QParams):
         output = static.output
-    elif static.output == "observed" and _has_seen(module):
-        output = as_uint8(_observed_params(module))
+    elif static.output == "observed":
+        observer = observer_of(module)
+        assert observer is not None
+        try:
+            chosen = choose(observer)
+        except ConfigError:  # it may be unseen: _check_seen has been here
+            return static.lower(module, qconfig, path, None)
+        output = as_uint8(chosen)
     return static.lower(module, qconfig, path, output)
 
 
-def _observed_params(module: nn.Module) -> QParams:
-    observer = observer_of(module)
-    assert observer is not None
+def _chosen_by(observer: ObserverBase) -> QParams:
     return observer.choose()
 
 
-def _has_seen(module: nn.Module) -> bool:
-    try:
-        _observed_params(module)
-    except ConfigError:
-        return False
-    return True
-
-
-def _check_seen(items: Sequence[_Item]) -> None:
+def _check_seen(items: Sequence[_Item], choose: _Choose) -> None:
     """Raise `ConversionError` with the names of observers that cannot tell a range."""
     wrong = []
     for item in items:
-        rule = rule_of(item.module, all_rules())
-        if observer_of(item.module) is None or (rule and rule.static and rule.static.may_be_unseen):
+        rule, observer = rule_of(item.module, all_rules()), observer_of(item.module)
+        if observer is None or (rule and rule.static and rule.static.may_be_unseen):
             continue
         try:
-            _observed_params(item.module)
+            choose(observer)
         except ConfigError as error:
             wrong.append(f"'{item.paths[0]}' ({type(item.module).__name__}): {error}")
     if wrong:

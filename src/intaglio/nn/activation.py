@@ -20,9 +20,9 @@ from intaglio.errors import FileFormatError
 from intaglio.nn.qtensor_functions import FROM_MINUS_ONE_TO_ONE, FROM_ZERO_TO_ONE
 from intaglio.nn.quantized import StateSpec, register_quantized
 from intaglio.nn.static import StaticModule
-from intaglio.ops.elementwise import lookup
+from intaglio.ops.tables import lookup, make_table
 from intaglio.qconfig import QConfig
-from intaglio.qparams import QParams, dequantize, quantize
+from intaglio.qparams import QParams
 from intaglio.qtensor import QTensor
 from intaglio.rules import Example, OpRule, StaticForm, register_rule
 
@@ -59,12 +59,6 @@ FUNCTIONS: dict[type[nn.Module], tuple[Callable[..., Tensor], tuple[str, ...]]] 
 _BY_NAME = {kind.__name__: found for kind, found in FUNCTIONS.items()}
 
 
-def make_table(function: Callable[[Tensor], Tensor], x: QParams, output: QParams) -> Tensor:
-    """`(256,) uint8`: what `function` makes of each integer of `x`, as integers of `output`."""
-    integers = torch.arange(256, dtype=torch.int32)
-    return quantize(function(dequantize(integers, x)), output)
-
-
 class TableModule(StaticModule):
     """A function of one variable between `QTensor`s."""
 
@@ -89,18 +83,10 @@ class TableModule(StaticModule):
             self._table = table = (x.qparams, make_table(self.function, x.qparams, self.output))
         return self.give(lookup(x.data, table[1]))
 
-    def load_plain_state(self, state: dict[str, Tensor]) -> None:
-        """Take `scale` and `zero_point`."""
-        self.load_output_state(state)
+    def buffers_taken(self) -> None:
+        """Forget the table for other parameters."""
+        super().buffers_taken()
         self._table = None
-
-    def state_spec(self) -> StateSpec:
-        """`scale` and `zero_point`."""
-        return self.output_spec()
-
-    def plain_state(self) -> dict[str, Tensor]:
-        """`scale` and `zero_point`."""
-        return self.output_state()
 
 
 @register_quantized
@@ -134,11 +120,6 @@ class QuantizedActivation(TableModule):
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {"name": self.name, "arguments": dict(self.arguments)} | self.output_config()
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> QuantizedActivation:
-        """An empty module."""
-        return cls(**config)
 
     def float_bytes(self) -> int:
         """0: it has no weights."""
@@ -197,6 +178,10 @@ class QuantizedPReLU(StaticModule):
         """Take the slopes, `scale` and `zero_point`."""
         self.weight = state["weight"]
         self.load_output_state(state)
+
+    def buffers_taken(self) -> None:
+        """Forget the tables for other slopes and parameters."""
+        super().buffers_taken()
         self._tables = None
 
     def state_spec(self) -> StateSpec:
@@ -210,11 +195,6 @@ class QuantizedPReLU(StaticModule):
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {"num_parameters": self.num_parameters} | self.output_config()
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> QuantizedPReLU:
-        """An empty module."""
-        return cls(**config)
 
     def float_bytes(self) -> int:
         """Bytes of the slopes."""

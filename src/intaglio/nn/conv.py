@@ -70,11 +70,6 @@ class DynamicConvolution(ConvGeometry):
         """The `(out_channels,)` float32 bias, or None."""
         return unpack_conv(self.packed)[2] if self.has_bias else None
 
-    @classmethod
-    def from_config(cls: type[_Self], config: dict[str, Any]) -> _Self:
-        """An empty module."""
-        return cls(**config)
-
     def state_spec(self) -> StateSpec:
         """`weight`, as `conv_spec().weight_shape` says, `weight_scale` and, if there is one, `bias`."""
         spec: StateSpec = {

@@ -135,11 +135,6 @@ class _QuantizedTable(QuantizedModule):
             "dtype": str(self.dtype).removeprefix("torch."),
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> _QuantizedTable:
-        """An empty module."""
-        return cls(**config)
-
     def state_spec(self) -> StateSpec:
         """`weight` (two 4-bit codes to a byte, the first the low half), `weight_scale`, `weight_offset`."""
         return {

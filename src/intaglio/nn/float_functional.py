@@ -227,11 +227,6 @@ class QFunctional(StaticModule):
         """Arguments of the constructor."""
         return self.output_config() | {"seen": self.seen}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> QFunctional:
-        """An empty module."""
-        return cls(**config)
-
     def state_spec(self) -> StateSpec:
         """`scale` and `zero_point`, unless only `add_scalar` and `mul_scalar` were used."""
         return self.output_spec() if self.seen else {}

@@ -114,11 +114,6 @@ class DynamicLinear(QuantizedModule):
             "per_row": self.per_row,
         }
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> DynamicLinear:
-        """An empty module."""
-        return cls(**config)
-
     def state_spec(self) -> StateSpec:
         """`weight`, `weight_scale` and, if there is one, `bias`."""
         spec: StateSpec = {

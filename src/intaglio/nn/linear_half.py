@@ -100,11 +100,6 @@ class HalfLinear(QuantizedModule):
         """Arguments of the constructor."""
         return {"in_features": self.in_features, "out_features": self.out_features, "bias": self.has_bias}
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> HalfLinear:
-        """An empty module."""
-        return cls(**config)
-
     def state_spec(self) -> StateSpec:
         """`weight` and, if there is one, `bias`."""
         spec: StateSpec = {"weight": ((self.out_features, self.in_features), torch.float16)}

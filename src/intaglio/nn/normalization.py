@@ -81,6 +81,10 @@ class Normalization(StaticModule):
         """Take the plain tensors."""
         self._buffers["weight"], self._buffers["bias"] = state.get("weight"), state.get("bias")
         self.load_output_state(state)
+
+    def buffers_taken(self) -> None:
+        """Forget what followed from other weights and parameters."""
+        super().buffers_taken()
         self._affine = None
 
     def float_bytes(self) -> int:
@@ -122,11 +126,6 @@ class QuantizedLayerNorm(Normalization):
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {"normalized_shape": list(self.normalized_shape)} | self.normalization_config()
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> QuantizedLayerNorm:
-        """An empty module."""
-        return cls(**config)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
@@ -170,11 +169,6 @@ class QuantizedGroupNorm(Normalization):
         """Arguments of the constructor."""
         own = {"groups": self.groups, "channels": self.channels, "dims": self.dims}
         return own | self.normalization_config()
-
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> QuantizedGroupNorm:
-        """An empty module."""
-        return cls(**config)
 
     def extra_repr(self) -> str:
         """What `print` shows."""

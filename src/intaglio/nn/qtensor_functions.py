@@ -15,10 +15,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from intaglio.ops.elementwise import concatenate, lookup
+from intaglio.ops.elementwise import concatenate
 from intaglio.ops.normalize import softmax
 from intaglio.ops.pooling import adaptive_avg_pool
-from intaglio.qparams import UINT8, QParams, dequantize, quantize
+from intaglio.ops.tables import lookup, make_table
+from intaglio.qparams import UINT8, QParams, quantize
 from intaglio.qtensor import QTensor, refuse, register_function
 
 __all__ = ["FROM_MINUS_ONE_TO_ONE", "FROM_ZERO_TO_ONE", "ValuesAndIndices"]
@@ -116,7 +117,7 @@ def _clamp_max(input: QTensor, max: float) -> QTensor:
 def _table(function: Callable[[Tensor], Tensor], scale: float, zero_point: int, output: QParams) -> Tensor:
     """`(256,) uint8`: what `function` makes of each integer, as integers of `output`."""
     parameters = QParams(torch.tensor(scale), torch.tensor(zero_point, dtype=torch.int32), UINT8)
-    return quantize(function(dequantize(torch.arange(256), parameters)), output)
+    return make_table(function, parameters, output)
 
 
 def _looked_up(name: str, q: QTensor, function: Callable[[Tensor], Tensor], output: QParams) -> QTensor:

@@ -36,6 +36,7 @@ StateSpec = dict[str, tuple[tuple[int, ...], torch.dtype]]
 
 _classes: dict[str, type[QuantizedModule]] = {}
 _Class = TypeVar("_Class", bound="type[QuantizedModule]")
+_Self = TypeVar("_Self", bound="QuantizedModule")
 
 
 class QuantizedModule(nn.Module):
@@ -63,9 +64,9 @@ class QuantizedModule(nn.Module):
         raise ConfigError(f"{type(self).__name__} defines no config")
 
     @classmethod
-    def from_config(cls, config: dict[str, Any]) -> QuantizedModule:
+    def from_config(cls: type[_Self], config: dict[str, Any]) -> _Self:
         """An empty module of this configuration; `load_plain_state` fills it."""
-        raise ConfigError(f"{cls.__name__} defines no from_config")
+        return cls(**config)
 
     def state_spec(self) -> StateSpec:
         """Shape and dtype of each plain tensor, by name."""

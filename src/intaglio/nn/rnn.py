@@ -257,11 +257,6 @@ class RecurrentLayers(QuantizedModule):
             "weight_dtype": self.weight_dtype,
         }
 
-    @classmethod
-    def from_config(cls: type[_Layers], config: dict[str, Any]) -> _Layers:
-        """An empty module."""
-        return cls(**config)
-
     def state_spec(self) -> StateSpec:
         """torch's names; each int8 weight is followed by `<its name>_scale`."""
         return {

@@ -121,11 +121,6 @@ class RecurrentCell(QuantizedModule):
             "weight_dtype": self.weight_dtype,
         }
 
-    @classmethod
-    def from_config(cls: type[_Cell], config: dict[str, Any]) -> _Cell:
-        """An empty module."""
-        return cls(**config)
-
     def state_spec(self) -> StateSpec:
         """torch's names; each int8 weight is followed by `<its name>_scale`."""
         return self._shape().tensors(self.bias)

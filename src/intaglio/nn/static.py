@@ -116,6 +116,22 @@ class StaticModule(QuantizedModule):
                 f"{self.where()}: {name} is on {x.data.device}, but int8 kernels run on the CPU: pass x.cpu()"
             )
 
+    # ---- The state of a module that is nothing but its output --------------------------------------------
+
+    def state_spec(self) -> StateSpec:
+        """`scale` and `zero_point`."""
+        return self.output_spec()
+
+    def plain_state(self) -> dict[str, Tensor]:
+        """`scale` and `zero_point`."""
+        return self.output_state()
+
+    def load_plain_state(self, state: dict[str, Tensor]) -> None:
+        """Take `scale` and `zero_point`."""
+        self.load_output_state(state)
+
+    # ---- Its parts, for modules with more ----------------------------------------------------------------
+
     def output_config(self) -> dict[str, Any]:
         """The part of `config` that belongs to the output."""
         return {"limits": list(self.limits)}

@@ -138,11 +138,6 @@ class StaticProduct(StaticModule):
         """The part of `config` that they share."""
         return self.output_config() | {"clamp": list(self.clamp)}
 
-    @classmethod
-    def from_config(cls: type[_Self], config: dict[str, Any]) -> _Self:
-        """An empty module."""
-        return cls(**config)
-
     def state_spec(self) -> StateSpec:
         """`weight`, `weight_scale`, `bias` if there is one, and the output's `scale` and `zero_point`."""
         shape = self.weight_shape()

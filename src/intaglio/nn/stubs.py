@@ -98,23 +98,6 @@ class Quantize(StaticModule):
         """Arguments of the constructor."""
         return self.output_config()
 
-    @classmethod
-    def from_config(cls, config: dict[str, Any]) -> Quantize:
-        """An empty module."""
-        return cls(**config)
-
-    def state_spec(self) -> StateSpec:
-        """`scale` and `zero_point`."""
-        return self.output_spec()
-
-    def plain_state(self) -> dict[str, Tensor]:
-        """`scale` and `zero_point`."""
-        return self.output_state()
-
-    def load_plain_state(self, state: dict[str, Tensor]) -> None:
-        """Take `scale` and `zero_point`."""
-        self.load_output_state(state)
-
     def float_bytes(self) -> int:
         """0: a stub has no weights."""
         return 0

@@ -1,7 +1,7 @@
 """Products of two quantized activations, uint8 by uint8 to uint8, batched as `torch.matmul` is.
 
 A direct call where nothing watches torch's calls, and a `torch.library` op elsewhere (docs/numerics.md,
-"Static quantization"). May import reference_elementwise, library, errors and _core.
+"Static quantization"). May import library, errors and _core.
 """
 
 from __future__ import annotations

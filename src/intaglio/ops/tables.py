@@ -2,11 +2,12 @@
 
 Tensors are uint8 (docs/numerics.md, "Static quantization"). A function calls its kernel directly where
 nothing watches torch's calls, and its `torch.library` op elsewhere. May import layout, reference_elementwise,
-library, errors and _core.
+library, qparams, errors and _core.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import torch
@@ -17,8 +18,9 @@ from intaglio.errors import InputError
 from intaglio.ops.layout import dense_pair
 from intaglio.ops.library import define_op, is_direct
 from intaglio.ops.reference_elementwise import requantize as _requantize_plain
+from intaglio.qparams import QParams, dequantize, quantize
 
-__all__ = ["check_uint8", "lookup", "requantization_table", "requantize"]
+__all__ = ["check_uint8", "lookup", "make_table", "requantization_table", "requantize"]
 
 _permutes_bytes = _core.cpu_permutes_bytes()
 _threads = torch.get_num_threads
@@ -29,6 +31,11 @@ def check_uint8(name: str, *tensors: Tensor) -> None:
     for x in tensors:
         if x.dtype is not torch.uint8:
             raise InputError(f"{name} takes uint8 tensors, the data of QTensors, not one of {x.dtype}")
+
+
+def make_table(function: Callable[[Tensor], Tensor], x: QParams, output: QParams) -> Tensor:
+    """`(256,) uint8`: what `function` makes of each integer of `x`, as integers of `output`."""
+    return quantize(function(dequantize(torch.arange(256, dtype=torch.int32), x)), output)
 
 
 def lookup(x: Tensor, table: Tensor) -> Tensor:
