@@ -20,6 +20,7 @@ from intaglio.nn.linear_static import QuantizedLinear
 from intaglio.nn.normalization import QuantizedGroupNorm, QuantizedLayerNorm
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.nn.requantized import RequantizedLayer
+from intaglio.nn.residual import ResidualLayer
 from intaglio.nn.rnn import DynamicGRU, DynamicLSTM, DynamicRNN
 from intaglio.nn.rnn_cells import DynamicGRUCell, DynamicLSTMCell, DynamicRNNCell
 from intaglio.nn.stubs import DeQuantize, DeQuantStub, Quantize, QuantStub, QuantWrapper
@@ -56,4 +57,5 @@ __all__ = [
     "QuantizedModule",
     "QuantizedPReLU",
     "RequantizedLayer",
+    "ResidualLayer",
 ]

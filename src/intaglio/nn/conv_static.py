@@ -71,28 +71,41 @@ class StaticConvolution(StaticProduct, ConvGeometry):
         """The plain int8 weight."""
         return unpack_conv_static(self.packed).view(self.weight_shape())
 
-    def convolve(self, x: QTensor, asked: Sequence[int] | None = None) -> QTensor:
-        """Convolve a `QTensor` of `(N, C, *size)` or, as one sample, `(C, *size)`."""
+    def convolve(
+        self, x: QTensor, asked: Sequence[int] | None = None, residual: QTensor | None = None
+    ) -> QTensor:
+        """Convolve a `QTensor` of `(N, C, *size)` or, as one sample, `(C, *size)`, and add the residual."""
         self.check_quantized(x)
         data = x.data
         if data.dim() == self.dims + 1:
-            return self.give(self.convolve(QTensor(data.unsqueeze(0), x.qparams), asked).data.squeeze(0))
+            alone = QTensor(data.unsqueeze(0), x.qparams)
+            added = None if residual is None else residual.unsqueeze(0)
+            return self.give(self.convolve(alone, asked, added).data.squeeze(0))
         self.check_shape(data.shape)
-        return self.give(self._plan(x, self.size_of(data.shape[2:], asked), keep=asked is None))
+        size = self.size_of(data.shape[2:], asked)
+        if residual is not None:
+            self.check_residual(residual, (data.shape[0], self.out_channels, *size))
+        return self.give(self._plan(x, size, residual, keep=asked is None))
 
-    def _plan(self, x: QTensor, size: Sequence[int], *, keep: bool) -> Tensor:
+    def _plan(self, x: QTensor, size: Sequence[int], residual: QTensor | None, *, keep: bool) -> Tensor:
         """Convolve an input of a new shape or with new parameters."""
         zero_point, r = x.qparams.scalars[1], self.requantization(x.qparams)
-        if not is_direct(x.data):
+        added = None if residual is None else residual.data
+        added_zero_point, added_multiplier = self.residual_parameters(residual)
+        if not is_direct(x.data, added):
             y: Tensor = torch.ops.intaglio.conv_static(
                 *(x.data, zero_point, self.packed, r.multiplier, r.offset, r.zero_point, r.lower, r.upper),
-                *(size, None, 0, 0.0),
+                *(size, added, added_zero_point, added_multiplier),
             )
             return y
-        call = ConvCall(x.data.shape, zero_point, self.packed, r, size)
+        call = ConvCall(
+            *(x.data.shape, zero_point, self.packed, r, size),
+            residual_zero_point=added_zero_point,
+            residual_multiplier=added_multiplier,
+        )
         if keep:
-            self._planned = (x.qparams, call)
-        return call(x.data)
+            self._planned = (x.qparams, call, None if residual is None else residual.qparams)
+        return call(x.data, added)
 
     def size_of(self, size: Sequence[int], asked: Sequence[int] | None) -> list[int]:
         """The output's size for an input's."""
@@ -130,15 +143,15 @@ class QuantizedConv(StaticConvolution, OrdinaryConv):
             shares *= inside.view(-1, *[1] * (self.dims - axis - 1))
         return shares
 
-    def forward(self, x: QTensor) -> QTensor:
-        """Convolve; see the class."""
-        call = self.call_for(x)
+    def forward(self, x: QTensor, residual: QTensor | None = None) -> QTensor:
+        """Convolve, and add `residual` before the clamp; see the class."""
+        call = self.call_for(x, residual)
         if call is not None:
-            return self.give(call(x.data))
+            return self.give(call(x.data, None if residual is None else residual.data))
         if isinstance(x, Proxy):
-            proxy: QTensor = self.as_fx_node(x)
+            proxy: QTensor = self.as_fx_node(*((x,) if residual is None else (x, residual)))
             return proxy
-        return self.convolve(x)
+        return self.convolve(x, residual=residual)
 
     def size_of(self, size: Sequence[int], asked: Sequence[int] | None) -> list[int]:
         """The output's size for an input's."""

@@ -56,13 +56,13 @@ class QuantizedLinear(StaticProduct):
         quantized.fill(weight, bias, qconfig, output, clamp, input_mean)
         return quantized
 
-    def forward(self, x: QTensor) -> QTensor:
-        """Multiply; see the class."""
-        known = self.call_for(x)
+    def forward(self, x: QTensor, residual: QTensor | None = None) -> QTensor:
+        """Multiply, and add `residual` before the clamp; see the class."""
+        known = self.call_for(x, residual)
         if known is not None:
-            return self.give(known(x.data))
+            return self.give(known(x.data, None if residual is None else residual.data))
         if isinstance(x, Proxy):
-            proxy: QTensor = self.as_fx_node(x)
+            proxy: QTensor = self.as_fx_node(*((x,) if residual is None else (x, residual)))
             return proxy
         self.check_quantized(x)
         data = x.data
@@ -71,17 +71,28 @@ class QuantizedLinear(StaticProduct):
                 f"{self.where()}: input has shape {tuple(data.shape)}, "
                 f"but its last dimension must be {self.in_features}"
             )
+        if residual is not None:
+            self.check_residual(residual, (*data.shape[:-1], self.out_features))
+        return self.give(self._plan(x, residual))
+
+    def _plan(self, x: QTensor, residual: QTensor | None) -> Tensor:
+        """Multiply an input of a new shape or with new parameters."""
         zero_point, r = x.qparams.scalars[1], self.requantization(x.qparams)
-        if not is_direct(data):
-            return self.give(
-                torch.ops.intaglio.linear_static(
-                    *(data, zero_point, self.packed, r.multiplier, r.offset, r.zero_point, r.lower, r.upper),
-                    *(None, 0, 0.0),
-                )
+        added = None if residual is None else residual.data
+        added_zero_point, added_multiplier = self.residual_parameters(residual)
+        if not is_direct(x.data, added):
+            y: Tensor = torch.ops.intaglio.linear_static(
+                *(x.data, zero_point, self.packed, r.multiplier, r.offset, r.zero_point, r.lower, r.upper),
+                *(added, added_zero_point, added_multiplier),
             )
-        call = LinearCall(data.shape, zero_point, self.packed, r)
-        self._planned = (x.qparams, call)
-        return self.give(call(data))
+            return y
+        call = LinearCall(
+            *(x.data.shape, zero_point, self.packed, r),
+            residual_zero_point=added_zero_point,
+            residual_multiplier=added_multiplier,
+        )
+        self._planned = (x.qparams, call, None if residual is None else residual.qparams)
+        return call(x.data, added)
 
     def mean_error(self, error: Tensor, mean: Tensor, size: Sequence[int]) -> Tensor:
         """By how much the mean of each output is off."""

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from intaglio.errors import InputError
 from intaglio.nn.quantized import StateSpec
 from intaglio.nn.static import StaticModule, clamped_limits
 from intaglio.nn.weights import quantize_weight
@@ -53,7 +54,8 @@ class StaticProduct(StaticModule):
         self.clamp = self.limits if clamp is None else (clamp[0], clamp[1])
         for name in ("packed", "weight_scale", "bias"):
             self.register_buffer(name, None, persistent=False)
-        self._planned: tuple[QParams, ConvCall | LinearCall] | None = None
+        # For the parameters of an input, and those of what is added if anything is: the call worked out.
+        self._planned: tuple[QParams, ConvCall | LinearCall, QParams | None] | None = None
 
     # ---- What a subclass defines -----------------------------------------------------------------------
 
@@ -119,8 +121,8 @@ class StaticProduct(StaticModule):
             x.scalars[0], self.weight_scale, self._buffers["bias"], *self.output.scalars, *self.clamp
         )
 
-    def call_for(self, x: Any) -> ConvCall | LinearCall | None:
-        """The call that was worked out for an input just like `x`, or None."""
+    def call_for(self, x: Any, residual: Any = None) -> ConvCall | LinearCall | None:
+        """The call that was worked out for inputs just like these, or None."""
         planned = self._planned
         if (
             planned is not None
@@ -128,11 +130,28 @@ class StaticProduct(StaticModule):
             and planned[0] is x.qparams
             and planned[1].shape == x.data.shape
             and x.data.dtype is _uint8
+            and (planned[2] is None if residual is None else planned[2] is getattr(residual, "qparams", ...))
             and not self.training
             and is_direct(x.data)
         ):
             return planned[1]
         return None
+
+    def check_residual(self, residual: Any, shape: Sequence[int]) -> None:
+        """Raise `InputError` unless `residual` is a `QTensor` of the output's shape."""
+        self.check_quantized(residual, "residual")
+        if tuple(residual.shape) != tuple(shape):
+            raise InputError(
+                f"{self.where()}: the residual has shape {tuple(residual.shape)}, but it is added to an output of "
+                f"shape {tuple(shape)}"
+            )
+
+    def residual_parameters(self, residual: QTensor | None) -> tuple[int, float]:
+        """Its zero point and its scale over the output's: what a kernel needs to add it."""
+        if residual is None:
+            return 0, 0.0
+        scale, zero_point = residual.qparams.scalars
+        return zero_point, scale / self.output.scalars[0]
 
     def product_config(self) -> dict[str, Any]:
         """The part of `config` that they share."""

@@ -1,0 +1,438 @@
+"""FX graph mode: a model and sample inputs in, and everything that eager mode wants by hand found by itself.
+
+`prepare_fx` traces, turns functions into modules, fuses, places stubs, and then calls eager `prepare`;
+`convert_fx` is eager `convert`. There is one lowering. May import graph_passes, qconfig_mapping, fx,
+backend_config, eager and below.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import fx, nn
+
+from intaglio.backend_config.backend import BackendConfig, as_backend_config
+from intaglio.eager.conversion import convert
+from intaglio.eager.observing import is_prepared
+from intaglio.eager.planning import refuse_model
+from intaglio.eager.preparation import RECORD, prepare
+from intaglio.errors import ConfigError, ConversionError, NothingQuantizedError
+from intaglio.fx.custom_config import (
+    ConvertCustomConfig,
+    FuseCustomConfig,
+    PrepareCustomConfig,
+    as_convert_custom_config,
+    as_fuse_custom_config,
+    as_prepare_custom_config,
+)
+from intaglio.graph_passes.examples import Call, example_call, vary_sizes
+from intaglio.graph_passes.fusing import fuse_graph, fuse_residuals
+from intaglio.graph_passes.graphs import drop_dead_nodes, module_of, scope_of
+from intaglio.graph_passes.modularize import KEYS, modularize
+from intaglio.graph_passes.normalizing import fold_constants, functionalize, separate_calls
+from intaglio.graph_passes.placing import Integers, choose_integers, insert_stubs
+from intaglio.graph_passes.restoring import restore_functions
+from intaglio.graph_passes.tracing import Traced, trace_model
+from intaglio.nn import FusedModule, ResidualLayer
+from intaglio.nn.copying import copy_model
+from intaglio.nn.fast_path import leave_fast_paths
+from intaglio.nn.quantized import QuantizedModule
+from intaglio.qconfig import QConfigAny
+from intaglio.qconfig_mapping import QConfigMapping, as_qconfig_mapping
+from intaglio.rules import all_rules, rule_of
+
+__all__ = ["GraphRecord", "attach_preserved_attrs_to_model", "convert_fx", "fuse_fx", "graph_record", "prepare_fx"]
+
+GRAPH_RECORD = "intaglio_graph_record"
+"""Attribute of a prepared or converted model: a `GraphRecord`."""
+
+
+@dataclass
+class GraphRecord:
+    """What tracing and placing did with a model.
+
+    graphs: the paths of the modules that became graphs; `""` alone means the whole model did.
+    left: what stayed Python, by path, and why.
+    floats: modules that have a quantized form and stay float, by path, and why.
+    """
+
+    graphs: list[str] = field(default_factory=list)
+    left: dict[str, str] = field(default_factory=dict)
+    floats: dict[str, str] = field(default_factory=dict)
+    preserved: dict[str, Any] = field(default_factory=dict)
+
+
+def graph_record(model: nn.Module) -> GraphRecord | None:
+    """The record of a model that `prepare_fx` or `convert_fx` gave, or None."""
+    return vars(model).get(GRAPH_RECORD)
+
+
+def prepare_fx(
+    model: nn.Module,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any],
+    example_inputs: Any = None,
+    prepare_custom_config: PrepareCustomConfig | Mapping[str, Any] | None = None,
+    _equalization_config: Any = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
+    *,
+    strict: bool = False,
+    between_floats: Literal["static", "dynamic"] = "static",
+) -> nn.Module:
+    """Give a model that observes its values where it will be quantized: run data through it, then `convert_fx`.
+
+    The model is traced on the example inputs. What cannot be traced is called as it is and what it calls is
+    traced by itself, so that this never fails as a whole; `intaglio.summary` of the converted model names
+    each such place.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A float model in eval mode; it is left as it is.
+    qconfig_mapping : QConfigMapping or dict
+        Which qconfig holds where.
+    example_inputs : tuple of arguments, dict of named arguments, or a tensor
+        What the model takes, of any size that it takes: the result accepts other sizes where the model does.
+    prepare_custom_config : PrepareCustomConfig or dict, optional
+        What to leave alone, what is quantized already, and which attributes to keep.
+    backend_config : BackendConfig or dict, optional
+        What may be quantized, where it is less than everything.
+    strict : bool
+        Raise `ConversionError` for what cannot be traced instead of leaving it as it is.
+    between_floats : {'static', 'dynamic'}
+        How a Linear is quantized whose input is float: with ranges that were observed, or row by row as
+        values come, which is more accurate.
+
+    Returns
+    -------
+    nn.Module
+        A `torch.fx.GraphModule`, or a copy of `model` with graphs inside where its own forward cannot be traced.
+
+    Raises
+    ------
+    ConfigError
+        The example inputs are missing or wrong, or the mapping names what the model has not.
+    ConversionError
+        The model is in train mode, prepared or converted already.
+    NothingQuantizedError
+        No part of the model would be quantized.
+
+    Examples
+    --------
+    >>> import torch, intaglio
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval()
+    >>> images = torch.randn(4, 3, 16, 16)
+    >>> prepared = prepare_fx(model, intaglio.get_default_qconfig_mapping(), (images,))
+    >>> _ = prepared(images)
+    >>> convert_fx(prepared)(images).shape
+    torch.Size([4, 8, 14, 14])
+    """
+    mapping = as_qconfig_mapping(qconfig_mapping)
+    custom = as_prepare_custom_config(prepare_custom_config)
+    backend = as_backend_config(backend_config)
+    _check_model(model, "prepare_fx")
+    paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
+    mapping.check_names(paths)
+    _check_paths(custom, paths)
+    call = example_call(model, example_inputs)
+    traced = _trace(model, call, mapping, custom)
+    if strict and traced.left:
+        raise ConversionError(
+            "strict: not everything can be traced: "
+            + "; ".join(f"{where or '(model)'}: {why}" for where, why in traced.left.items())
+        )
+    record = GraphRecord([region.path for region in traced.regions], traced.left)
+    chosen: dict[str, Any] = {}
+    for region in traced.regions:
+        _prepare_region(region.graph_module, region.path, mapping, custom, backend, record, between_floats)
+    result = traced.model
+    for part in result.modules():
+        chosen[part.__class__.__name__] = None
+    try:
+        prepared = prepare(
+            result,
+            inplace=True,
+            prepare_custom_config_dict={
+                "float_to_observed_custom_module_class": _custom_classes(custom.float_to_observed_mapping)
+            },
+        )
+    except NothingQuantizedError as error:
+        raise NothingQuantizedError(_nothing(record, str(error))) from None
+    record.preserved = {name: getattr(model, name) for name in custom.preserved_attributes}
+    _finish(prepared, record)
+    return prepared
+
+
+def convert_fx(
+    graph_module: nn.Module,
+    convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None = None,
+    _remove_qconfig: bool = True,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any] | None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
+    keep_original_weights: bool = False,
+) -> nn.Module:
+    """Give the quantized model of one that `prepare_fx` gave and that has seen data.
+
+    Parameters
+    ----------
+    graph_module : nn.Module
+        What `prepare_fx` gave; it is left as it is.
+    convert_custom_config : ConvertCustomConfig or dict, optional
+        What a user's own observed classes become, and which attributes to keep.
+    qconfig_mapping : QConfigMapping or dict, optional
+        May only set to None what `prepare_fx` was told to quantize: that part stays float.
+    backend_config, keep_original_weights
+        Accepted for the legacy's sake and without effect.
+
+    Raises
+    ------
+    ConversionError
+        The model is not prepared, was converted already, or an observer saw no data.
+    """
+    if not isinstance(graph_module, nn.Module):
+        raise ConversionError(f"convert_fx takes an nn.Module, not {type(graph_module).__name__}")
+    custom = as_convert_custom_config(convert_custom_config)
+    record = graph_record(graph_module)
+    if record is None and not any(isinstance(part, QuantizedModule) for part in graph_module.modules()):
+        raise ConversionError(
+            "the model is not prepared: call intaglio.prepare_fx on it and run data through it"
+        )
+    converted = convert(
+        graph_module,
+        remove_qconfig=_remove_qconfig,
+        convert_custom_config_dict={
+            "observed_to_quantized_custom_module_class": _custom_classes(custom.observed_to_quantized_mapping)
+        },
+    )
+    assert record is not None
+    kept = GraphRecord(list(record.graphs), dict(record.left), dict(record.floats), dict(record.preserved))
+    kept.preserved |= {name: getattr(graph_module, name) for name in custom.preserved_attributes}
+    _finish(converted, kept)
+    for part in converted.modules():
+        if isinstance(part, fx.GraphModule):
+            part.recompile()
+    return converted
+
+
+def fuse_fx(
+    model: nn.Module,
+    fuse_custom_config: FuseCustomConfig | Mapping[str, Any] | None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
+    *,
+    example_inputs: Any = None,
+) -> fx.GraphModule:
+    """Give a graph of `model` in which what belongs together is one module.
+
+    With `example_inputs` it is traced as `prepare_fx` does, functions included; without them by `torch.fx`
+    alone. Raises `ConversionError` if the whole cannot be traced, and for a model in train mode.
+
+    >>> fused = fuse_fx(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).eval())
+    >>> type(fused.get_submodule("0")).__name__
+    'FusedModule'
+    """
+    custom = as_fuse_custom_config(fuse_custom_config)
+    backend = as_backend_config(backend_config)
+    _check_model(model, "fuse_fx")
+    copied = copy_model(model, {})
+    if example_inputs is None:
+        try:
+            graph_module = fx.symbolic_trace(copied)
+        except Exception as error:  # anything that a user's forward may raise
+            raise ConversionError(
+                f"torch.fx cannot trace the model ({type(error).__name__}: {error}): pass example_inputs"
+            ) from error
+    else:
+        call = example_call(model, example_inputs)
+        traced = trace_model(copied, vary_sizes(model, call), _is_leaf, opaque=lambda module, path: False)
+        if not isinstance(traced.model, fx.GraphModule):
+            raise ConversionError(f"the model cannot be traced as a whole: {traced.left['']}")
+        graph_module = traced.model
+        _normalize(graph_module)
+        modularize(graph_module)
+    fuse_graph(graph_module, backend.fuser_methods() if backend else None)
+    if example_inputs is not None:
+        restore_functions(graph_module, set())
+    graph_module.recompile()
+    attach_preserved_attrs_to_model(
+        graph_module, {name: getattr(model, name) for name in custom.preserved_attributes}
+    )
+    return graph_module
+
+
+def attach_preserved_attrs_to_model(model: nn.Module, preserved_attrs: Mapping[str, Any]) -> None:
+    """Set each of `preserved_attrs` on `model`, and let copies of it have them too."""
+    for name, value in preserved_attrs.items():
+        setattr(model, name, value)
+    if isinstance(model, fx.GraphModule):
+        model.meta["_user_preserved_attributes"] = dict(preserved_attrs)  # which GraphModule's own copying knows
+
+
+# ---- What may be given -----------------------------------------------------------------------------------------
+
+
+def _check_model(model: Any, name: str) -> None:
+    if not isinstance(model, nn.Module):
+        raise ConversionError(f"{name} takes an nn.Module, not {type(model).__name__}")
+    refuse_model(model)
+    if is_prepared(model):
+        raise ConversionError("the model is prepared already: calibrate it and call convert_fx")
+    if any(isinstance(part, QuantizedModule) for part in model.modules()):
+        raise ConversionError("the model is converted already: prepare the float model")
+    training = [path for path, part in model.named_modules() if part.training and _minds_training(part)]
+    if training:
+        raise ConversionError(
+            f"the model is in train mode ('{training[0]}'): call model.eval() first, or prepare_qat_fx to train on"
+        )
+
+
+def _minds_training(module: nn.Module) -> bool:
+    return isinstance(module, (nn.modules.batchnorm._NormBase, nn.modules.dropout._DropoutNd, nn.RReLU))
+
+
+def _check_paths(custom: PrepareCustomConfig, paths: set[str]) -> None:
+    for name in (*custom.non_traceable_module_names, *custom.standalone_module_names):
+        QConfigMapping().set_module_name(name, None).check_names(paths)
+
+
+def _custom_classes(mapping: Mapping[Any, Mapping[Any, Any]]) -> dict[Any, Any]:
+    return {kind: made for classes in mapping.values() for kind, made in classes.items()}
+
+
+def _nothing(record: GraphRecord, otherwise: str) -> str:
+    reasons = [f"'{path}': {why}" for path, why in list(record.floats.items())[:5]]
+    reasons += [f"{path or '(model)'}: {why}" for path, why in list(record.left.items())[:3]]
+    return "nothing would be quantized: " + ("; ".join(reasons) if reasons else otherwise)
+
+
+# ---- From a model to prepared graphs ---------------------------------------------------------------------------
+
+
+def _is_leaf(module: nn.Module, path: str) -> bool:
+    """Layers: what has a rule, and what torch itself computes without calling further modules that have one."""
+    if rule_of(module, all_rules()) is not None:
+        return True
+    if not type(module).__module__.startswith("torch.nn") or isinstance(module, nn.Sequential):
+        return False
+    return not any(rule_of(part, all_rules()) for part in module.modules() if part is not module)
+
+
+def _trace(model: nn.Module, call: Call, mapping: QConfigMapping, custom: PrepareCustomConfig) -> Traced:
+    observed = tuple(_custom_classes(custom.float_to_observed_mapping))
+    alone = tuple(custom.standalone_module_classes)
+    kinds = (*custom.non_traceable_module_classes, *alone)
+    names = {*custom.non_traceable_module_names, *custom.standalone_module_names}
+
+    def is_leaf(module: nn.Module, path: str) -> bool:
+        return type(module) in observed or _is_leaf(module, path)
+
+    def opaque(module: nn.Module, path: str) -> bool:
+        return path in names or (bool(kinds) and isinstance(module, kinds))
+
+    calls = vary_sizes(model, call)
+    copied = copy_model(model, {})
+    leave_fast_paths(copied)
+    for part in copied.modules():
+        vars(part).pop("qconfig", None)
+    return trace_model(copied, calls, is_leaf, opaque=opaque)
+
+
+def _normalize(gm: fx.GraphModule) -> set[fx.Node]:
+    drop_dead_nodes(gm)
+    separate_calls(gm)
+    held = functionalize(gm)
+    fold_constants(gm)
+    return {node for node in held if node in set(gm.graph.nodes)}
+
+
+def _prepare_region(
+    gm: fx.GraphModule,
+    path: str,
+    mapping: QConfigMapping,
+    custom: PrepareCustomConfig,
+    backend: BackendConfig | None,
+    record: GraphRecord,
+    between_floats: Literal["static", "dynamic"],
+) -> None:
+    """Make one graph ready for eager `prepare`: fused, with stubs, and with a qconfig on every module it quantizes."""
+    held = _normalize(gm)
+    modularize(gm)
+    fuse_graph(gm, backend.fuser_methods() if backend else None)
+    inputs = custom.input_quantized_indexes if path == "" else []
+    outputs = custom.output_quantized_indexes if path == "" else []
+
+    def choose() -> Integers:
+        chooser = _QConfigs(gm, path, mapping, backend)
+        return choose_integers(
+            gm, chooser.of, held=held, quantized_inputs=inputs, between_floats=between_floats
+        )
+
+    plan = choose()
+    fuse_residuals(gm, plan.nodes.__contains__)
+    plan = choose()
+    for node, qconfig in plan.qconfigs.items():
+        module = module_of(gm, node)
+        assert module is not None
+        vars(module)["qconfig"] = qconfig
+    for node, reason in plan.reasons.items():
+        target = f"{path}.{node.target}" if path else str(node.target)
+        record.floats[target] = reason
+    restore_functions(gm, set(plan.qconfigs))
+    insert_stubs(gm, plan, quantized_outputs=outputs)
+    drop_dead_nodes(gm)
+    gm.graph.lint()
+
+
+class _QConfigs:
+    """Asks the mapping for the qconfig of each node of a graph."""
+
+    def __init__(
+        self, gm: fx.GraphModule, path: str, mapping: QConfigMapping, backend: BackendConfig | None
+    ) -> None:
+        self._gm, self._path, self._mapping, self._backend = gm, path, mapping, backend
+        self._known: dict[fx.Node, QConfigAny] = {}
+        counts: Counter[tuple[str, Any]] = Counter()
+        for node in gm.graph.nodes:
+            if node.op in ("placeholder", "get_attr", "output"):
+                continue
+            self._known[node] = self._ask(node, counts)
+
+    def of(self, node: fx.Node) -> QConfigAny:
+        """The qconfig of a node."""
+        return self._known.get(node)
+
+    def _ask(self, node: fx.Node, counts: Counter[tuple[str, Any]]) -> QConfigAny:
+        scope = _joined(self._path, scope_of(node))
+        module = module_of(self._gm, node)
+        kinds: tuple[Any, ...] = node.meta.get(KEYS, ()) or (node.target,)
+        path = scope
+        if module is not None and KEYS not in node.meta:
+            layer = module.layer if isinstance(module, FusedModule | ResidualLayer) else module
+            while isinstance(layer, FusedModule | ResidualLayer):
+                layer = layer.layer
+            kinds = tuple(dict.fromkeys((type(module), type(layer))))
+            path = _joined(self._path, str(node.target))
+        index = counts[scope, kinds[0]]
+        counts[scope, kinds[0]] += 1
+        qconfig = self._mapping.qconfig_for(path=path, object_type=kinds, scopes=(scope,), index=index)
+        if qconfig is not None and self._backend is not None and module is not None:
+            if self._backend.why_refused(module, qconfig) is not None:
+                return None
+        return qconfig
+
+
+def _joined(path: str, scope: str) -> str:
+    return f"{path}.{scope}" if path and scope else path or scope
+
+
+def _finish(model: nn.Module, record: GraphRecord) -> None:
+    kept: dict[str, str] = dict(getattr(model, RECORD, {}))
+    kept.update({path: why for path, why in record.floats.items() if path in kept})
+    object.__setattr__(model, RECORD, kept)
+    attach_preserved_attrs_to_model(model, record.preserved)
+    object.__setattr__(model, GRAPH_RECORD, record)
+
+
+_ = (copy, Callable, ConfigError)
