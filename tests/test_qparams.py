@@ -1,6 +1,9 @@
 """The arithmetic of quantization, against its definition and against torch's own where the two agree."""
 
+import copy
 import math
+import pickle
+from typing import Any
 
 import hypothesis.strategies as st
 import numpy as np
@@ -13,6 +16,7 @@ from torch import Tensor
 from intaglio import ConfigError, QParams
 from intaglio.qparams import (
     FLOAT16,
+    FLOAT32,
     INT8,
     SMALLEST_RANGE,
     UINT4,
@@ -21,6 +25,7 @@ from intaglio.qparams import (
     choose_qparams,
     dequantize,
     parse_dtype,
+    parse_stored_dtype,
     quantize,
 )
 
@@ -65,6 +70,20 @@ def test_other_dtypes_are_refused_with_the_list_of_good_ones(wrong: object) -> N
 
 
 # ---- quantize -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("spelling", [torch.float, torch.float32, "float", "float32", FLOAT32])
+def test_float32_is_a_type_that_is_stored_but_not_quantized_to(spelling: Any) -> None:
+    assert parse_stored_dtype(spelling) is FLOAT32
+    assert parse_stored_dtype("int8") is INT8
+    with pytest.raises(ConfigError, match="not one that intaglio quantizes to"):
+        parse_stored_dtype("int7")
+
+
+@pytest.mark.parametrize("dtype", [INT8, UINT8, UINT4, FLOAT16, FLOAT32], ids=str)
+def test_a_type_that_is_copied_is_itself(dtype: QuantizedType) -> None:
+    assert copy.deepcopy(dtype) is dtype
+    assert pickle.loads(pickle.dumps(dtype)) is dtype
 
 
 def test_ties_go_to_the_even_step_and_the_zero_point_is_added_after_rounding() -> None:

@@ -96,6 +96,7 @@ from intaglio.qconfig import (
     per_tensor_dynamic_qconfig,
     qconfig_equals,
 )
+from intaglio.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
 from intaglio.qparams import PerAxis, PerGroup, PerRow, PerTensor, QParams
 from intaglio.qtensor import QTensor
 from intaglio.report import Summary, summary
@@ -137,6 +138,7 @@ __all__ = [
     "PlaceholderObserver",
     "QConfig",
     "QConfigAny",
+    "QConfigMapping",
     "QParams",
     "QTensor",
     "QuantStub",
@@ -185,6 +187,7 @@ __all__ = [
     "fused_groups",
     "get_default_custom_config_dict",
     "get_default_qconfig",
+    "get_default_qconfig_mapping",
     "get_fuser_method",
     "get_observer_state_dict",
     "load",

@@ -32,6 +32,7 @@ __all__ = [
     "choose_row_params",
     "dequantize",
     "parse_dtype",
+    "parse_stored_dtype",
     "quantize",
     "quantize_row_codes",
 ]
@@ -57,7 +58,7 @@ class QuantizedType:
 
     def __reduce__(self) -> tuple[Any, tuple[str]]:
         """Copies and pickles are the type itself: each exists once, and is compared by identity."""
-        return parse_dtype, (self.name,)
+        return parse_stored_dtype, (self.name,)
 
 
 INT8 = QuantizedType("int8", -128, 127, torch.int8)
@@ -65,7 +66,7 @@ UINT8 = QuantizedType("uint8", 0, 255, torch.uint8)
 UINT4 = QuantizedType("uint4", 0, 15, torch.uint8)
 FLOAT16 = QuantizedType("float16", 0, 0, torch.float16)
 FLOAT32 = QuantizedType("float32", 0, 0, torch.float32)
-"""What stays as it is; only placeholders have it, and `parse_dtype` does not know it."""
+"""What stays as it is; `parse_stored_dtype` knows it, and `parse_dtype` does not."""
 
 # Legacy spellings are compared by name, so that nothing breaks when torch drops the dtypes themselves.
 _TYPES_BY_NAME = {
@@ -97,6 +98,15 @@ def parse_dtype(dtype: torch.dtype | str | QuantizedType) -> QuantizedType:
             f"{', '.join(sorted(_TYPES_BY_NAME))}"
         )
     return _TYPES_BY_NAME[name]
+
+
+def parse_stored_dtype(dtype: torch.dtype | str | QuantizedType) -> QuantizedType:
+    """As `parse_dtype`, where float32 may stand for values that are left as they are.
+
+    >>> parse_stored_dtype(torch.float) is FLOAT32
+    True
+    """
+    return FLOAT32 if str(dtype) in ("torch.float32", "float32", "float") else parse_dtype(dtype)
 
 
 @dataclass(frozen=True)

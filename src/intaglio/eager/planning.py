@@ -6,7 +6,6 @@ so that a conversion which has begun does not fail. May import rules, qconfig an
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,6 +20,7 @@ from intaglio.observer import ObserverBase
 from intaglio.qconfig import QConfig, dynamic_qconfig_of
 from intaglio.qparams import QuantizedType, parse_dtype
 from intaglio.rules import OpRule, Rules, all_rules, reader_of, rule_of, why_no_rule
+from intaglio.spelling import did_you_mean
 
 __all__ = [
     "Plan",
@@ -192,8 +192,7 @@ def _said_of(model: nn.Module, path: str, spec: Spec, rules: Rules) -> tuple[QCo
 def _check_keys(spec: Spec, names: set[str]) -> None:
     for key, qconfig in spec.items():
         if isinstance(key, str) and key not in names:
-            near = difflib.get_close_matches(key, names, n=3)
-            hint = f"; did you mean {' or '.join(map(repr, near))}?" if near else ""
+            hint = did_you_mean(key, names)
             raise ConfigError(f"qconfig_spec names {key!r}, but the model has no such module{hint}")
         if not isinstance(key, (str, type)):
             raise ConfigError(f"qconfig_spec has the key {key!r}: use module types or names")

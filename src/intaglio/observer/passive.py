@@ -12,15 +12,7 @@ from torch import Tensor
 
 from intaglio.errors import ConfigError
 from intaglio.observer.observing import ObserverBase
-from intaglio.qparams import (
-    FLOAT16,
-    FLOAT32,
-    UINT8,
-    PerRow,
-    PerTensor,
-    QParams,
-    QuantizedType,
-)
+from intaglio.qparams import FLOAT16, UINT8, PerRow, PerTensor, QParams, QuantizedType, parse_stored_dtype
 
 __all__ = [
     "FixedQParamsObserver",
@@ -29,11 +21,6 @@ __all__ = [
     "RecordingObserver",
     "ReuseInputObserver",
 ]
-
-
-def _stored(dtype: torch.dtype | str | QuantizedType) -> torch.dtype | str | QuantizedType:
-    """`dtype`, where float32 may stand for values that are left as they are."""
-    return FLOAT32 if str(dtype) in ("torch.float32", "float32") else dtype
 
 
 class FixedQParamsObserver(ObserverBase):
@@ -104,7 +91,7 @@ class PlaceholderObserver(ObserverBase):
         *,
         granularity: PerRow | PerTensor | None = None,
     ) -> None:
-        super().__init__(_stored(dtype), is_dynamic or compute_dtype is not None)
+        super().__init__(parse_stored_dtype(dtype), is_dynamic or compute_dtype is not None)
         self.granularity = PerRow() if granularity is None else granularity
         self.custom_op = custom_op_name
         self.quant_min, self.quant_max = quant_min, quant_max
@@ -136,7 +123,7 @@ class NoopObserver(ObserverBase):
     """Observes nothing and says only a dtype: float16, or float32 for what stays as it is."""
 
     def __init__(self, dtype: torch.dtype | str | QuantizedType = FLOAT16, custom_op_name: str = "") -> None:
-        super().__init__(_stored(dtype))
+        super().__init__(parse_stored_dtype(dtype))
         self.custom_op = custom_op_name
 
 
