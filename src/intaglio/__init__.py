@@ -7,6 +7,13 @@ import torch  # noqa: F401  # before the core: torch's wheel carries the OpenMP 
 
 from intaglio import _core
 from intaglio.accuracy import correct_bias, equalize, round_weights
+from intaglio.backend_config import (
+    BackendConfig,
+    BackendPatternConfig,
+    DTypeConfig,
+    DTypeWithConstraints,
+    ObservationType,
+)
 from intaglio.eager import (
     add_quant_dequant,
     convert,
@@ -37,6 +44,7 @@ from intaglio.fusion import (
     fused_groups,
     get_fuser_method,
 )
+from intaglio.fx.custom_config import ConvertCustomConfig, FuseCustomConfig, PrepareCustomConfig
 from intaglio.nn import DeQuantStub, FloatFunctional, QuantStub, QuantWrapper
 from intaglio.observer import (
     AffineQuantizedObserverBase,
@@ -99,6 +107,7 @@ from intaglio.qconfig import (
 from intaglio.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
 from intaglio.qparams import PerAxis, PerGroup, PerRow, PerTensor, QParams
 from intaglio.qtensor import QTensor
+from intaglio.quant_type import QuantType
 from intaglio.report import Summary, summary
 from intaglio.serialization import FileDescription, load, read_recipe, save
 
@@ -108,14 +117,20 @@ _core.active_isa()  # an INTAGLIO_ISA that this CPU cannot run is an error here,
 
 __all__ = [
     "AffineQuantizedObserverBase",
+    "BackendConfig",
+    "BackendPatternConfig",
     "ConfigError",
     "ConversionError",
+    "ConvertCustomConfig",
+    "DTypeConfig",
+    "DTypeWithConstraints",
     "DeQuantStub",
     "EntropyObserver",
     "FileDescription",
     "FileFormatError",
     "FixedQParamsObserver",
     "FloatFunctional",
+    "FuseCustomConfig",
     "FusionWarning",
     "HistogramObserver",
     "InputError",
@@ -126,6 +141,7 @@ __all__ = [
     "MovingAveragePerChannelMinMaxObserver",
     "NoopObserver",
     "NothingQuantizedError",
+    "ObservationType",
     "ObserverBase",
     "ObserverWarning",
     "PerAxis",
@@ -136,12 +152,14 @@ __all__ = [
     "PerTensor",
     "PercentileObserver",
     "PlaceholderObserver",
+    "PrepareCustomConfig",
     "QConfig",
     "QConfigAny",
     "QConfigMapping",
     "QParams",
     "QTensor",
     "QuantStub",
+    "QuantType",
     "QuantWrapper",
     "RecordingObserver",
     "ReuseInputObserver",
