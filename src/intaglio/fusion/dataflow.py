@@ -80,6 +80,10 @@ def trace_dataflow(model: nn.Module, passing: tuple[type[nn.Module], ...] = (nn.
     for plain `nn.Sequential`s: its forward may run their parts one at a time. Modules of the types `passing`
     count as if they were not there.
     """
+    if isinstance(model, fx.GraphModule):  # which says itself what goes where
+        known = Dataflow()
+        _read_graph(model.graph, "", known, {n for n in model.graph.nodes if _passes(n, model, passing)})
+        return known
     memo: dict[int, Any] = {}
     share_tensors(model, memo, attributes=True)
     skeleton = copy.deepcopy(model, memo)  # tracing may leave proxies in attributes

@@ -60,8 +60,8 @@ def _ask_sizes_at_the_end(gm: fx.GraphModule) -> None:
         if shape_of(others[0]) != shape_of(node) or others[0].args[:1] != (node,) or len(others[0].args) > 1:
             continue
         for user in asking:
-            if user < others[0]:
-                others[0].append(user)
+            if any(later < others[0] for later in (user, *user.users)):
+                continue
             user.replace_input_with(node, others[0])
 
 
@@ -78,18 +78,17 @@ def fuse_residuals(gm: fx.GraphModule, is_int8: Callable[[fx.Node], bool]) -> No
     `is_int8` says of which nodes the values will be integers: only among those a sum is made so.
     """
     for node in list(gm.graph.nodes):
-        if is_functional(gm, node, "add"):
+        if is_functional(gm, node, "add") and is_int8(node):
             relu = next(iter(node.users)) if len(node.users) == 1 else None
             if relu is not None and type(module_of(gm, relu)) is nn.ReLU:
                 node.args = ("add_relu", *node.args[1:])
                 node.meta[VALUES] = relu.meta.get(VALUES, ())
                 relu.replace_all_uses_with(node)
                 gm.graph.erase_node(relu)
-    order = {node: number for number, node in enumerate(gm.graph.nodes)}
     for node in list(gm.graph.nodes):
         if is_functional(gm, node, "add", "add_relu") and is_int8(node):
             for layer, other in ((node.args[1], node.args[2]), (node.args[2], node.args[1])):
-                if _can_take(gm, layer, other, node) and order[other] < order[node]:
+                if _can_take(gm, layer, other, node):
                     _sum_in(gm, node, layer, other)
                     break
     drop_dead_nodes(gm)

@@ -38,11 +38,13 @@ _TOLD = (str, type(None), torch.dtype, torch.device, type, types.ModuleType)
 
 def check_equal(value: Any, traced: Any, what: str) -> None:
     """A step of a graph: raise `InputError` if what was decided while tracing would be decided otherwise."""
-    if value is not traced and value != traced:
-        raise InputError(
-            f"{what} is {value!r} in this call, but it was {traced!r} in the example that the model was traced "
-            "with, and the graph holds for that alone: prepare it with example_inputs like this call's"
-        )
+    if value is traced or (not isinstance(value, Tensor) and value == traced):
+        return
+    found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
+    raise InputError(
+        f"{what} is {found} in this call, but it was {traced!r} in the example that the model was traced with, "
+        "and the graph holds for that alone: prepare it with example_inputs like this call's"
+    )
 
 
 def check_keys(value: Any, traced: tuple[Any, ...], what: str) -> None:
@@ -112,7 +114,7 @@ class ValueProxy(fx.Proxy):
 
     def _agreed(self, found: list[Any], what: str) -> Any:
         """What all example calls agree on, with a step that checks it."""
-        if any(value != found[0] for value in found):
+        if self.tracer.is_size(self.node) or any(value != found[0] for value in found):  # type: ignore[attr-defined]
             raise CannotTrace(what)
         self.tracer.create_proxy(
             "call_function",

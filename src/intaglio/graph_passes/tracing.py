@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 import inspect
+import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -58,19 +59,32 @@ class Traced:
 class MethodCall(nn.Module):
     """Calls a method of a module that is not its forward, and that calls no modules.
 
-    `owner` has the module's own tensors and attributes, and none of its children.
+    `owner` has the module's own tensors and attributes; of its children it has what they are, and no weights.
     """
 
     def __init__(self, owner: nn.Module, method: Callable[..., Any]) -> None:
         super().__init__()
-        self.owner = copy.copy(owner)
-        vars(self.owner)["_modules"] = {}
+        self.owner = _without_children(owner)
         self.method = method
         self.training = owner.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Call it."""
         return self.method(self.owner, *args, **kwargs)
+
+
+def _without_children(module: nn.Module) -> nn.Module:
+    """A copy of `module` with its own tensors, whose children are no modules of its own, and without theirs."""
+    alone = copy.copy(module)
+    for name in ("_modules", "_parameters", "_buffers"):
+        vars(alone)[name] = dict(vars(module)[name])
+    for name, child in module._modules.items():
+        hidden = None if child is None else _without_children(child)
+        if hidden is not None:
+            vars(hidden)["_parameters"] = dict.fromkeys(hidden._parameters)
+        del alone._modules[name]
+        vars(alone)[name] = hidden
+    return alone
 
 
 class Around(nn.Module):
@@ -215,9 +229,13 @@ def _kept_state(module: nn.Module) -> Iterator[None]:
 
 def _carry_attributes(source: nn.Module, target: fx.GraphModule) -> None:
     """Let the module around a graph find what it may read of the module that the graph replaces."""
-    for name, value in vars(source).items():
-        if not name.startswith("_") and name not in vars(target) and not isinstance(value, nn.Module):
-            vars(target)[name] = value
+    carried = {
+        name: value
+        for name, value in vars(source).items()
+        if not name.startswith("_") and name not in vars(target) and not isinstance(value, nn.Module)
+    }
+    vars(target).update(carried)
+    target.meta["_user_preserved_attributes"] = carried  # which a GraphModule takes along when it is copied
 
 
 def _join(prefix: str, name: str) -> str:
@@ -225,6 +243,9 @@ def _join(prefix: str, name: str) -> str:
 
 
 # ---- The tracer --------------------------------------------------------------------------------------------
+
+
+_GIVE_NOTHING = (check_equal, check_keys, torch._assert, operator.setitem)
 
 
 class _Tracer(fx.Tracer):
@@ -239,6 +260,7 @@ class _Tracer(fx.Tracer):
         self.calls: dict[str, list[Call]] = {}
         self._is_leaf, self._opaque = is_leaf, opaque
         self._data: set[fx.Node] = set()
+        self._sizes: set[fx.Node] = set()
         self._inside: list[str] = []
         self._computing = 0
         self._given: Sequence[Call] = ()
@@ -276,6 +298,10 @@ class _Tracer(fx.Tracer):
     def is_data(self, node: fx.Node) -> bool:
         """Whether a value follows from what tensors hold, and not from their sizes alone."""
         return node in self._data or isinstance(self.values[node][0], Tensor)
+
+    def is_size(self, node: fx.Node) -> bool:
+        """Whether a value follows from a size that other calls may have otherwise."""
+        return node in self._sizes
 
     # ---- What torch.fx asks --------------------------------------------------------------------------------
 
@@ -328,9 +354,7 @@ class _Tracer(fx.Tracer):
         name = self._names.get(id(attr_val))
         if name is None:
             return attr_val
-        if name not in parameter_proxy_cache:
-            parameter_proxy_cache[name] = self.create_proxy("get_attr", name, (), {})
-        return parameter_proxy_cache[name]
+        return self.create_proxy("get_attr", name, (), {})
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A stand-in that knows its values."""
@@ -342,10 +366,12 @@ class _Tracer(fx.Tracer):
         values = self._values_of(node)
         if self._follows_from_data(node):
             self._data.add(node)
+        if self._follows_from_sizes(node):
+            self._sizes.add(node)
         if kind != "placeholder" and is_told(values[0]):
             if any(value != values[0] for value in values):
                 raise CannotTrace("a value that depends on the size of the input")
-            if node.op == "call_function" and node.target in (check_equal, check_keys, torch._assert):
+            if node.op == "call_function" and node.target in _GIVE_NOTHING:
                 return None
             where = f"a value in the forward of '{self.where()}'"
             self._check(check_equal, node, values[0], where)
@@ -475,11 +501,21 @@ class _Tracer(fx.Tracer):
         holds_tensor = isinstance(self.values[node][0], (tuple, list, dict)) or not inputs
         return not holds_tensor and any(isinstance(self.values[source][0], Tensor) for source in inputs)
 
+    def _follows_from_sizes(self, node: fx.Node) -> bool:
+        """Whether a Python value is made from a size that differs between the example calls."""
+        values = self.values[node]
+        if isinstance(values[0], Tensor):
+            return False
+        if any(source in self._sizes for source in node.all_input_nodes):
+            # One axis of a shape may differ and another not: of what is taken out, its own values tell.
+            return node.target is not operator.getitem or _differ(values)
+        return isinstance(values[0], (int, float, torch.Size)) and _differ(values)
+
     def call_left(self, function: Callable[..., Any], args: Any, kwargs: Any, reason: str) -> Any:
         """A step that calls a function which stays Python; `CannotTrace` if it calls modules."""
         self._called_inside = False
         found = self.create_proxy("call_function", function, args, kwargs)
-        if self._called_inside:
+        if self._called_inside or not isinstance(found, fx.Proxy):
             raise CannotTrace(reason)
         name = f"{function.__module__}.{function.__qualname__}"
         self.left[f"{self.where() or '(model)'}: {name}()"] = reason
@@ -498,10 +534,14 @@ class _Tracer(fx.Tracer):
             self.root._modules[name] = MethodCall(owner, function)
         self._called_inside = False
         found = self.create_proxy("call_module", name, args, kwargs)
-        if self._called_inside:
+        if self._called_inside or not isinstance(found, fx.Proxy):
             raise CannotTrace(reason)
         self.left[f"{self.where() or '(model)'}: {function.__qualname__}()"] = reason
         return found
+
+
+def _differ(values: Sequence[Any]) -> bool:
+    return any(value != values[0] for value in values)
 
 
 def _attribute(root: Any, target: str) -> Any:

@@ -52,11 +52,11 @@ class QuantizedBatchNorm(QuantizedConv):
         quantized.load_plain_state(state | quantized.output_state())
         return quantized
 
-    def convolve(self, x: QTensor, asked: Any = None) -> QTensor:
+    def convolve(self, x: QTensor, asked: Any = None, residual: Any = None) -> QTensor:
         """As the convolution; a 2-d input is one pixel a sample."""
         if isinstance(x, QTensor) and x.data.dim() == 2 and self.dims == 1:
             return self.give(super().convolve(QTensor(x.data[:, :, None], x.qparams)).data[:, :, 0])
-        return super().convolve(x, asked)
+        return super().convolve(x, asked, residual)
 
     def float_bytes(self) -> int:
         """Bytes of weight, bias and running statistics."""

@@ -46,9 +46,11 @@ class FloatFunctional(nn.Module):
         self.activation_post_process: nn.Module = nn.Identity()
         self.ranges: dict[str, tuple[float, float]] = {}
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Raise: a FloatFunctional is used by its methods."""
-        raise InputError("FloatFunctional has no forward: call add, mul, cat, add_relu, matmul ... on it")
+    def forward(self, operation: str, *inputs: Any, **named: Any) -> Tensor:
+        """The operation of that name: how a graph calls the methods. Code calls them itself."""
+        _check_operation(operation, "FloatFunctional")
+        result: Tensor = getattr(self, operation)(*inputs, **named)
+        return result
 
     def add(self, x: Tensor, y: Tensor) -> Tensor:
         """`torch.add(x, y)`."""
@@ -106,6 +108,14 @@ class FloatFunctional(nn.Module):
 
 OPERATIONS = ("add", "add_relu", "add_scalar", "cat", "matmul", "mul", "mul_scalar")
 
+
+
+def _check_operation(operation: Any, where: str) -> None:
+    if not isinstance(operation, str) or operation not in OPERATIONS:
+        named = f"no operation {operation!r}" if isinstance(operation, str) else "no forward for tensors"
+        raise InputError(f"{where} has {named}: call {', '.join(OPERATIONS)} on it")
+
+
 _Method = TypeVar("_Method", bound=Callable[..., Any])
 
 
@@ -138,8 +148,7 @@ class QFunctional(StaticModule):
 
     def forward(self, operation: str, *inputs: Any, **named: Any) -> QTensor:
         """The operation of that name: how a graph calls the methods."""
-        if operation not in OPERATIONS:
-            raise InputError(f"{self.where()} has no operation {operation!r}, only {', '.join(OPERATIONS)}")
+        _check_operation(operation, self.where())
         result: QTensor = getattr(self, operation)(*inputs, **named)
         return result
 
