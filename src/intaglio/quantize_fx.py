@@ -20,6 +20,7 @@ from intaglio.eager.conversion import convert
 from intaglio.eager.observing import is_prepared
 from intaglio.eager.planning import refuse_model
 from intaglio.eager.preparation import RECORD, prepare
+from intaglio.eager.static_planning import is_dynamic
 from intaglio.errors import ConfigError, ConversionError, NothingQuantizedError
 from intaglio.fx.custom_config import (
     ConvertCustomConfig,
@@ -41,7 +42,7 @@ from intaglio.nn import FusedModule, ResidualLayer
 from intaglio.nn.copying import copy_model
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
-from intaglio.qconfig import QConfigAny
+from intaglio.qconfig import QConfigAny, default_dynamic_qconfig
 from intaglio.qconfig_mapping import QConfigMapping, as_qconfig_mapping
 from intaglio.rules import all_rules, rule_of
 
@@ -145,12 +146,11 @@ def prepare_fx(
             + "; ".join(f"{where or '(model)'}: {why}" for where, why in traced.left.items())
         )
     record = GraphRecord([region.path for region in traced.regions], traced.left)
-    chosen: dict[str, Any] = {}
     for region in traced.regions:
         _prepare_region(region.graph_module, region.path, mapping, custom, backend, record, between_floats)
     result = traced.model
-    for part in result.modules():
-        chosen[part.__class__.__name__] = None
+    for path in traced.alone:
+        _prepare_alone(result.get_submodule(path), path, mapping, record)
     try:
         prepared = prepare(
             result,
@@ -383,6 +383,25 @@ def _prepare_region(
     insert_stubs(gm, plan, quantized_outputs=outputs)
     drop_dead_nodes(gm)
     gm.graph.lint()
+
+
+def _prepare_alone(layer: nn.Module, path: str, mapping: QConfigMapping, record: GraphRecord) -> None:
+    """Let a layer that Python code calls quantize what it is given as it comes, if it can."""
+    qconfig = mapping.qconfig_for(path=path, object_type=type(layer), scopes=(), index=0)
+    rule = rule_of(layer, all_rules())
+    assert rule is not None
+    if qconfig is None:
+        record.floats[path] = "its qconfig is None"
+        return
+    dynamic = qconfig if is_dynamic(qconfig) else default_dynamic_qconfig
+    if dynamic.weight().dtype.name not in rule.weight_dtypes:
+        record.floats[path] = "it is called by code that cannot be traced, and has no dynamic form"
+        return
+    refused = rule.refuse(layer, dynamic)
+    if refused is None:
+        vars(layer)["qconfig"] = dynamic
+    else:
+        record.floats[path] = refused
 
 
 class _QConfigs:

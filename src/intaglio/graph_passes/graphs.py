@@ -5,7 +5,6 @@ May import tracing, traced_values.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -19,7 +18,9 @@ __all__ = [
     "carry_meta",
     "constant_of",
     "drop_dead_nodes",
+    "is_check",
     "is_constant",
+    "is_in_place",
     "module_of",
     "scope_of",
     "shape_of",
@@ -124,7 +125,7 @@ def _has_effect(gm: fx.GraphModule, node: fx.Node) -> bool:
         module = gm.get_submodule(str(node.target))
         return not type(module).__module__.startswith(("torch.nn", "intaglio."))
     if node.op == "call_function":
-        return node.target in _CHECKS or _is_in_place(node)
+        return is_check(node) or _is_in_place(node)
     return node.op == "call_method" and _is_in_place(node)
 
 
@@ -147,6 +148,6 @@ def is_in_place(gm: fx.GraphModule, node: fx.Node) -> bool:
     return _is_in_place(node) or bool(node.kwargs.get("inplace"))
 
 
-def nodes_of(gm: fx.GraphModule, wanted: Callable[[fx.Node], bool]) -> Iterator[fx.Node]:
-    """The nodes of a graph that is being changed."""
-    return (node for node in list(gm.graph.nodes) if wanted(node))
+def is_check(node: fx.Node) -> bool:
+    """Whether a node only checks that a call is like the example."""
+    return node.op == "call_function" and node.target in _CHECKS

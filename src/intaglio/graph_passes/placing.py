@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 
 from intaglio.eager.static_planning import is_dynamic
 from intaglio.graph_passes.fusing import is_functional
-from intaglio.graph_passes.graphs import add_module, module_of, scope_of, value_of
+from intaglio.graph_passes.graphs import add_module, is_check, module_of, scope_of, value_of
 from intaglio.graph_passes.tracing import VALUES
 from intaglio.graph_passes.trying import try_integers
 from intaglio.nn import DeQuantStub, FloatFunctional, FusedModule, QuantStub, ResidualLayer
@@ -325,6 +325,8 @@ class _Stubs:
         integers = self._plan.nodes
         if node.op == "output":
             return "floats"
+        if is_check(node):
+            return "either"
         if node in integers:
             return "integers" if module_of(self._gm, node) is not None else "either"
         if node.target is operator.getitem and node.args[0] in integers:

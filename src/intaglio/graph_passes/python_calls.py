@@ -97,12 +97,14 @@ class PatchedCalls:
         self._left: set[types.CodeType] = set()
 
     def __enter__(self) -> PatchedCalls:
-        replaced = {"len": self._len, "range": _range, "min": self._joining(min), "max": self._joining(max)}
+        replaced: dict[str, Any] = {"len": self._len, "range": _range, "isinstance": _isinstance}
+        replaced |= {"min": self._joining(min), "max": self._joining(max)}
         replaced |= {kind.__name__: self._number(kind) for kind in (int, float)}
         for space in self._namespaces():
             for name, function in replaced.items():
                 if name not in space:
                     self._set(space, name, function)
+        self._set(vars(torch), "is_tensor", lambda value: _isinstance(value, Tensor))
         for name in _FACTORIES:
             self._set(vars(torch), name, self._joining(getattr(torch, name)))
         return self
@@ -184,7 +186,7 @@ class PatchedCalls:
                 return args[0].tracer.create_proxy("call_function", kind, args, {})
 
             def __instancecheck__(cls, instance: Any) -> bool:
-                return isinstance(instance.known[0] if isinstance(instance, ValueProxy) else instance, kind)
+                return _isinstance(instance, kind)
 
         return Meta(kind.__name__, (), {})
 
@@ -212,6 +214,11 @@ class PatchedCalls:
                 del space[name]
 
         self._undo.append(undo)
+
+
+def _isinstance(value: Any, kinds: Any) -> bool:
+    """What is asked of a stand-in is answered for its value."""
+    return isinstance(value.known[0] if type(value) is ValueProxy else value, kinds)
 
 
 def _range(*args: Any) -> range:

@@ -63,13 +63,7 @@ class ValueProxy(fx.Proxy):
         found: tuple[Any, ...] = self.tracer.values[self.node]  # type: ignore[attr-defined]
         return found
 
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        package = str(sys._getframe(1).f_globals.get("__name__")).partition(".")[0]
-        asks_for_tensor = sys._getframe(1).f_code.co_name in ("is_tensor", "is_floating_point")
-        if package in ("torch", "intaglio") and not asks_for_tensor:
-            return ValueProxy
-        return type(self.known[0])
+    # There is no __class__ that says Tensor, nor an __index__: torch's own C++ code would take it at its word.
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.known[0], name)  # AttributeError as the value itself would raise
@@ -97,8 +91,6 @@ class ValueProxy(fx.Proxy):
         condition = self if holds else self.tracer.create_proxy("call_function", operator.not_, (self,), {})
         message = f"a check in the forward of '{self.tracer.where()}' failed"  # type: ignore[attr-defined]
         self.tracer.create_proxy("call_function", torch._assert, (condition, message), {})
-
-    # There is no __index__: torch would take it for a number, and never ask for a step.
 
     def __int__(self) -> int:
         return int(self.number())

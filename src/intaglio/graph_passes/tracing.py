@@ -48,11 +48,13 @@ class Traced:
 
     model: the copy; a `GraphModule` if the whole could be traced.
     regions: its graphs, the outer ones first.
+    alone: paths of layers that are called by Python code, with arguments that no graph can have.
     left: what stayed Python, by path, with the reason.
     """
 
     model: nn.Module
     regions: list[Region] = field(default_factory=list)
+    alone: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
 
 
@@ -132,8 +134,12 @@ def _trace_into(
         try:
             graph_module = tracer.graph_module(module, calls)
         except Exception as error:  # whatever a user's forward raises when it meets a stand-in
-            traced.left[path] = tracer.reason_of(error)
             graph_module = None
+            if not isinstance(module, Around):
+                traced.left[path] = tracer.reason_of(error)
+    if graph_module is None and isinstance(module, Around):
+        traced.alone.append(path)
+        return
     if graph_module is None:
         _trace_children(traced, path, module, calls, is_leaf, opaque)
         return

@@ -109,7 +109,7 @@ class Quantize(StaticModule):
 
 @register_quantized
 class DeQuantize(QuantizedModule):
-    """`QTensor` to float32 tensor of the same shape, contiguous; float tensors pass."""
+    """`QTensor` to float32 tensor of the same shape, contiguous; float tensors pass, tuples go part by part."""
 
     kind = "dequantize"
 
@@ -120,6 +120,8 @@ class DeQuantize(QuantizedModule):
             return proxy
         if isinstance(x, Tensor):
             return x
+        if type(x) in (tuple, list):  # what chunk and split give
+            return type(x)(self.forward(part) for part in x)
         if not isinstance(x, QTensor):
             raise InputError(f"{self.where()} takes a QTensor, but its input is a {type(x).__name__}")
         if x.qparams.axis is not None or x.data.dtype is not torch.uint8:
