@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from intaglio.demo.scoring import (
+    area_under_curve,
     equal_error_rate,
     mean_reciprocal_rank,
     pearson,
@@ -69,3 +70,11 @@ def test_fidelity() -> None:
     )
     assert row_cosines(reference, other).tolist() == pytest.approx([25.4 / (5 * 5.0803543), 1.0], abs=1e-6)
     assert sqnr_db(reference, reference) == float("inf")
+
+
+def test_area_under_the_curve_counts_pairs() -> None:
+    genuine, impostor = torch.randint(0, 9, (40,)).float(), torch.randint(0, 7, (25,)).float()
+    above = (genuine[:, None] > impostor).double() + 0.5 * (genuine[:, None] == impostor).double()
+    assert area_under_curve(genuine, impostor) == pytest.approx(float(above.mean()))
+    assert area_under_curve(genuine + 10, impostor) == 1.0
+    assert area_under_curve(genuine - 10, impostor) == 0.0

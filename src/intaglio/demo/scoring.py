@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 __all__ = [
+    "area_under_curve",
     "equal_error_rate",
     "mean_reciprocal_rank",
     "pearson",
@@ -80,6 +81,18 @@ def equal_error_rate(genuine: Tensor, impostor: Tensor) -> float:
     admitted = 1.0 - torch.searchsorted(impostor, thresholds).double() / len(impostor)
     nearest = (refused - admitted).abs().argmin()
     return float((refused + admitted)[nearest] / 2)
+
+
+def area_under_curve(genuine: Tensor, impostor: Tensor) -> float:
+    """Area under the ROC curve: how often a genuine score is above an impostor's; equal ones count half.
+
+    >>> area_under_curve(torch.tensor([0.9, 0.8, 0.3]), torch.tensor([0.1, 0.3]))
+    0.9166666666666666
+    """
+    ordered = impostor.sort().values
+    below = torch.searchsorted(ordered, genuine)
+    not_above = torch.searchsorted(ordered, genuine, right=True)
+    return float((below + not_above).double().mean() / (2 * len(ordered)))
 
 
 def sqnr_db(reference: Tensor, other: Tensor) -> float:
