@@ -108,6 +108,7 @@ from intaglio.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
 from intaglio.qparams import PerAxis, PerGroup, PerRow, PerTensor, QParams
 from intaglio.qtensor import QTensor
 from intaglio.quant_type import QuantType
+from intaglio.quantize_fx import attach_preserved_attrs_to_model, convert_fx, fuse_fx, prepare_fx
 from intaglio.report import Summary, summary
 from intaglio.serialization import FileDescription, load, read_recipe, save
 
@@ -166,7 +167,9 @@ __all__ = [
     "Summary",
     "UniformQuantizationObserverBase",
     "add_quant_dequant",
+    "attach_preserved_attrs_to_model",
     "convert",
+    "convert_fx",
     "correct_bias",
     "default_affine_fixed_qparams_observer",
     "default_debug_observer",
@@ -200,6 +203,7 @@ __all__ = [
     "fuse_conv_bn",
     "fuse_conv_bn_relu",
     "fuse_convtranspose_bn",
+    "fuse_fx",
     "fuse_linear_bn",
     "fuse_modules",
     "fused_groups",
@@ -214,6 +218,7 @@ __all__ = [
     "per_channel_weight_observer_range_neg_127_to_127",
     "per_tensor_dynamic_qconfig",
     "prepare",
+    "prepare_fx",
     "propagate_qconfig_",
     "qconfig_equals",
     "quantize",

@@ -7,9 +7,8 @@ backend_config, eager and below.
 
 from __future__ import annotations
 
-import copy
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from intaglio.eager.observing import is_prepared
 from intaglio.eager.planning import refuse_model
 from intaglio.eager.preparation import RECORD, prepare
 from intaglio.eager.static_planning import is_dynamic
-from intaglio.errors import ConfigError, ConversionError, NothingQuantizedError
+from intaglio.errors import ConversionError, NothingQuantizedError
 from intaglio.fx.custom_config import (
     ConvertCustomConfig,
     FuseCustomConfig,
@@ -46,7 +45,14 @@ from intaglio.qconfig import QConfigAny, default_dynamic_qconfig
 from intaglio.qconfig_mapping import QConfigMapping, as_qconfig_mapping
 from intaglio.rules import all_rules, rule_of
 
-__all__ = ["GraphRecord", "attach_preserved_attrs_to_model", "convert_fx", "fuse_fx", "graph_record", "prepare_fx"]
+__all__ = [
+    "GraphRecord",
+    "attach_preserved_attrs_to_model",
+    "convert_fx",
+    "fuse_fx",
+    "graph_record",
+    "prepare_fx",
+]
 
 GRAPH_RECORD = "intaglio_graph_record"
 """Attribute of a prepared or converted model: a `GraphRecord`."""
@@ -81,7 +87,7 @@ def prepare_fx(
     backend_config: BackendConfig | Mapping[str, Any] | None = None,
     *,
     strict: bool = False,
-    between_floats: Literal["static", "dynamic"] = "static",
+    between_floats: Literal["static", "dynamic"] = "dynamic",
 ) -> nn.Module:
     """Give a model that observes its values where it will be quantized: run data through it, then `convert_fx`.
 
@@ -104,8 +110,8 @@ def prepare_fx(
     strict : bool
         Raise `ConversionError` for what cannot be traced instead of leaving it as it is.
     between_floats : {'static', 'dynamic'}
-        How a Linear is quantized whose input is float: with ranges that were observed, or row by row as
-        values come, which is more accurate.
+        How a Linear is quantized that stands between values which stay float, as in a transformer: with
+        ranges that were observed, or row by row as values come, which is more accurate and mostly faster.
 
     Returns
     -------
@@ -267,7 +273,9 @@ def attach_preserved_attrs_to_model(model: nn.Module, preserved_attrs: Mapping[s
     for name, value in preserved_attrs.items():
         setattr(model, name, value)
     if isinstance(model, fx.GraphModule):
-        model.meta["_user_preserved_attributes"] = dict(preserved_attrs)  # which GraphModule's own copying knows
+        model.meta["_user_preserved_attributes"] = dict(
+            preserved_attrs
+        )  # which GraphModule's own copying knows
 
 
 # ---- What may be given -----------------------------------------------------------------------------------------
@@ -452,6 +460,3 @@ def _finish(model: nn.Module, record: GraphRecord) -> None:
     object.__setattr__(model, RECORD, kept)
     attach_preserved_attrs_to_model(model, record.preserved)
     object.__setattr__(model, GRAPH_RECORD, record)
-
-
-_ = (copy, Callable, ConfigError)

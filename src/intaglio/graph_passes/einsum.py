@@ -39,7 +39,9 @@ def rewrite_einsum(gm: fx.GraphModule, node: fx.Node) -> None:
     matrix = weight.detach().permute([right.index(c) for c in summed + made])
     sizes = [weight.shape[right.index(c)] for c in made]
     rows = prod(weight.shape[right.index(c)] for c in summed)
-    name = f"einsum_weight_{sum(1 for n, _ in gm.named_buffers(recurse=False) if n.startswith('einsum_weight'))}"
+    name = (
+        f"einsum_weight_{sum(1 for n, _ in gm.named_buffers(recurse=False) if n.startswith('einsum_weight'))}"
+    )
     gm.register_buffer(name, matrix.reshape(rows, -1).contiguous())
     with gm.graph.inserting_before(node):
         steps = _Steps(gm.graph, node)
@@ -76,7 +78,9 @@ class _Steps:
 
     def call(self, method: str, x: fx.Node, *args: Any) -> fx.Node:
         """A method of a tensor."""
-        return self._known(self._graph.call_method(method, (x, *args)), lambda v: getattr(v[0], method)(*v[1:]))
+        return self._known(
+            self._graph.call_method(method, (x, *args)), lambda v: getattr(v[0], method)(*v[1:])
+        )
 
     def function(self, function: Any, *args: Any) -> fx.Node:
         """A function."""
@@ -86,6 +90,7 @@ class _Steps:
         node.meta.update(self._origin.meta)
         count = len(self._origin.meta.get(VALUES, ()))
         node.meta[VALUES] = tuple(
-            compute([a.meta[VALUES][i] if isinstance(a, fx.Node) else a for a in node.args]) for i in range(count)
+            compute([a.meta[VALUES][i] if isinstance(a, fx.Node) else a for a in node.args])
+            for i in range(count)
         )
         return node

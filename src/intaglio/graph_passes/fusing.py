@@ -67,9 +67,7 @@ def _ask_sizes_at_the_end(gm: fx.GraphModule) -> None:
 
 def is_functional(gm: fx.GraphModule, node: Any, *operations: str) -> bool:
     """Whether a node is one of these operations of a `FloatFunctional`."""
-    return isinstance(module_of(gm, node), FloatFunctional) and (
-        not operations or node.args[0] in operations
-    )
+    return isinstance(module_of(gm, node), FloatFunctional) and (not operations or node.args[0] in operations)
 
 
 def fuse_residuals(gm: fx.GraphModule, is_int8: Callable[[fx.Node], bool]) -> None:
@@ -121,5 +119,3 @@ def _sum_in(gm: fx.GraphModule, node: fx.Node, layer: fx.Node, other: fx.Node) -
     node.replace_all_uses_with(made)
     gm.graph.erase_node(node)
     gm.graph.erase_node(layer)
-
-

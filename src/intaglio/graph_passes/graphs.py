@@ -135,8 +135,8 @@ def _is_in_place(node: fx.Node) -> bool:
 
 
 _IN_PLACE_OPERATORS = frozenset(
-    f"i{name}" for name in "add and floordiv lshift matmul mod mul or pow rshift sub truediv xor".split()
-) | {"setitem"}  # noqa: SIM905
+    f"i{name}" for name in ["add", "and", "floordiv", "lshift", "matmul", "mod", "mul", "or", "pow", "rshift", "sub", "truediv", "xor"]
+) | {"setitem"}
 
 
 def is_in_place(gm: fx.GraphModule, node: fx.Node) -> bool:

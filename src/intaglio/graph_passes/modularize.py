@@ -73,7 +73,9 @@ _ACTIVATIONS: dict[Any, _Form] = {
     (F.relu, F.relu_, torch.relu, torch.relu_, "relu", "relu_"): _plain(nn.ReLU),
     (F.relu6,): _plain(nn.ReLU6),
     (F.hardtanh, F.hardtanh_): _plain(nn.Hardtanh, "min_val", "max_val"),
-    (torch.clamp, torch.clip, torch.clamp_, "clamp", "clip", "clamp_", "clip_"): _form("min max", _clamp, "hardtanh"),
+    (torch.clamp, torch.clip, torch.clamp_, "clamp", "clip", "clamp_", "clip_"): _form(
+        "min max", _clamp, "hardtanh"
+    ),
     (F.leaky_relu, F.leaky_relu_): _plain(nn.LeakyReLU, "negative_slope"),
     (F.elu, F.elu_): _plain(nn.ELU, "alpha"),
     (F.celu, torch.celu): _plain(nn.CELU, "alpha"),
@@ -98,7 +100,17 @@ _FORMS = {key: form for keys, form in _ACTIVATIONS.items() for key in keys}
 
 _ADD = {torch.add, operator.add, operator.iadd, "add", "add_", "__add__", "__radd__", "__iadd__"}
 _SUB = {torch.sub, torch.subtract, operator.sub, operator.isub, "sub", "sub_"}
-_MUL = {torch.mul, torch.multiply, operator.mul, operator.imul, "mul", "mul_", "multiply", "__mul__", "__rmul__"}
+_MUL = {
+    torch.mul,
+    torch.multiply,
+    operator.mul,
+    operator.imul,
+    "mul",
+    "mul_",
+    "multiply",
+    "__mul__",
+    "__rmul__",
+}
 _DIV = {torch.div, torch.divide, torch.true_divide, operator.truediv, operator.itruediv, "div", "div_"}
 _NEG = {torch.neg, torch.negative, operator.neg, "neg", "negative"}
 _MATMUL = {torch.matmul, torch.bmm, operator.matmul, "matmul", "bmm", "__matmul__"}
@@ -150,7 +162,9 @@ def _as_activation(gm: fx.GraphModule, node: fx.Node, form: _Form) -> None:
         _replace(gm, node, add_module(gm, scope_of(node), form.name, module), (x,))
 
 
-def _replace(gm: fx.GraphModule, node: fx.Node, path: str, args: Sequence[Any], kwargs: Any = None) -> fx.Node:
+def _replace(
+    gm: fx.GraphModule, node: fx.Node, path: str, args: Sequence[Any], kwargs: Any = None
+) -> fx.Node:
     with gm.graph.inserting_before(node):
         made = carry_meta(node, gm.graph.call_module(path, tuple(args), kwargs or {}))
     node.replace_all_uses_with(made)
@@ -242,7 +256,9 @@ def _unsqueezed(gm: fx.GraphModule, x: Any, dim: int) -> fx.Node:
 # ---- Layers whose weights are the model's own tensors --------------------------------------------------------
 
 
-def _as_layer(gm: fx.GraphModule, node: fx.Node, parameters: str, make: Callable[..., nn.Module | None]) -> None:
+def _as_layer(
+    gm: fx.GraphModule, node: fx.Node, parameters: str, make: Callable[..., nn.Module | None]
+) -> None:
     names = parameters.split()
     given = dict(zip(names, node.args, strict=False)) | dict(node.kwargs)
     x = given.pop("input", None)
@@ -270,7 +286,11 @@ def _held(module: nn.Module, **tensors: Tensor | None) -> nn.Module:
         if tensor is None:
             module.register_parameter(name, None)
         else:
-            kept = tensor if isinstance(tensor, nn.Parameter) else nn.Parameter(tensor.detach(), requires_grad=False)
+            kept = (
+                tensor
+                if isinstance(tensor, nn.Parameter)
+                else nn.Parameter(tensor.detach(), requires_grad=False)
+            )
             module.register_parameter(name, kept)
     return module
 
@@ -283,11 +303,18 @@ def _linear(weight: Tensor, bias: Tensor | None = None) -> nn.Module | None:
 
 def _conv(kind: Any) -> Callable[..., nn.Module | None]:
     def make(
-        weight: Tensor, bias: Tensor | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
+        weight: Tensor,
+        bias: Tensor | None = None,
+        stride: Any = 1,
+        padding: Any = 0,
+        dilation: Any = 1,
+        groups: int = 1,
     ) -> nn.Module:
         size = tuple(weight.shape[2:])
         inputs = weight.shape[1] * groups
-        made = kind(inputs, weight.shape[0], size, _one(stride), _one(padding), _one(dilation), groups, device="meta")
+        made = kind(
+            inputs, weight.shape[0], size, _one(stride), _one(padding), _one(dilation), groups, device="meta"
+        )
         return _held(made, weight=weight, bias=bias)
 
     return make
@@ -304,7 +331,13 @@ def _conv_transpose(kind: Any) -> Callable[..., nn.Module | None]:
         dilation: Any = 1,
     ) -> nn.Module:
         made = kind(
-            *(weight.shape[0], weight.shape[1] * groups, tuple(weight.shape[2:]), _one(stride), _one(padding)),
+            *(
+                weight.shape[0],
+                weight.shape[1] * groups,
+                tuple(weight.shape[2:]),
+                _one(stride),
+                _one(padding),
+            ),
             *(_one(output_padding), groups),
             dilation=_one(dilation),
             device="meta",

@@ -29,10 +29,16 @@ def fold_constants(gm: fx.GraphModule) -> None:
         if node.op == "get_attr":
             known[node] = _attribute(gm, str(node.target))
         elif node.op in ("call_function", "call_method") and _is_foldable(gm, node, known):
-            args, kwargs = fx.node.map_aggregate((node.args, node.kwargs), lambda x: known.get(x, x) if isinstance(x, fx.Node) else x)
+            args, kwargs = fx.node.map_aggregate(
+                (node.args, node.kwargs), lambda x: known.get(x, x) if isinstance(x, fx.Node) else x
+            )
             function: Any = node.target
             try:
-                known[node] = function(*args, **kwargs) if node.op == "call_function" else getattr(args[0], function)(*args[1:], **kwargs)
+                known[node] = (
+                    function(*args, **kwargs)
+                    if node.op == "call_function"
+                    else getattr(args[0], function)(*args[1:], **kwargs)
+                )
             except Exception:  # what cannot be worked out now is left to the call
                 continue
     for node, value in known.items():
@@ -51,7 +57,9 @@ def fold_constants(gm: fx.GraphModule) -> None:
         elif isinstance(value, (int, float)):
             for user in users:
                 user.args = fx.node.map_aggregate(user.args, lambda x, n=node, v=value: v if x is n else x)  # type: ignore[misc]
-                user.kwargs = fx.node.map_aggregate(user.kwargs, lambda x, n=node, v=value: v if x is n else x)  # type: ignore[misc]
+                user.kwargs = fx.node.map_aggregate(
+                    user.kwargs, lambda x, n=node, v=value: v if x is n else x
+                )  # type: ignore[misc]
     drop_dead_nodes(gm)
 
 
@@ -60,7 +68,9 @@ def _is_foldable(gm: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -
     if not inputs or any(source not in known for source in inputs) or is_in_place(gm, node):
         return False
     name = str(getattr(node.target, "__name__", node.target))
-    return not any(part in name for part in ("rand", "bernoulli", "multinomial", "dropout", "_assert", "check_"))
+    return not any(
+        part in name for part in ("rand", "bernoulli", "multinomial", "dropout", "_assert", "check_")
+    )
 
 
 def _attribute(gm: fx.GraphModule, target: str) -> Any:
@@ -117,9 +127,8 @@ def _family(node: fx.Node) -> set[fx.Node]:
 
 
 _VIEWS = frozenset(
-    "view reshape flatten transpose permute squeeze unsqueeze expand narrow select getitem chunk split unbind t "
-    "swapaxes swapdims movedim detach unflatten contiguous view_as diagonal real imag to float".split()
-)  # noqa: SIM905
+    ["view", "reshape", "flatten", "transpose", "permute", "squeeze", "unsqueeze", "expand", "narrow", "select", "getitem", "chunk", "split", "unbind", "t", "swapaxes", "swapdims", "movedim", "detach", "unflatten", "contiguous", "view_as", "diagonal", "real", "imag", "to", "float"]
+)
 
 
 def _may_alias(user: fx.Node, source: fx.Node) -> bool:

@@ -52,12 +52,12 @@ def choose_integers(
     *,
     held: Iterable[fx.Node] = (),
     quantized_inputs: Iterable[int] = (),
-    between_floats: Literal["static", "dynamic"] = "static",
+    between_floats: Literal["static", "dynamic"] = "dynamic",
 ) -> Integers:
     """Decide for every node of a graph of modules whether it gives integers.
 
     `held` must stay floats; `quantized_inputs` are the numbers of the placeholders that will be `QTensor`s;
-    `between_floats` is the form of a Linear whose input is float.
+    `between_floats` is the form of a Linear whose input other float values were worked out for.
     """
     chooser = _Chooser(gm, qconfig_of, set(quantized_inputs), between_floats)
     banned = dict.fromkeys(held, "another value is changed through it in place") | chooser.better_in_float()
@@ -108,7 +108,9 @@ class _Chooser:
         else:
             self._make_static(node, module, rule, qconfig, plan)
 
-    def _make_static(self, node: fx.Node, module: nn.Module, rule: OpRule, qconfig: Any, plan: Integers) -> None:
+    def _make_static(
+        self, node: fx.Node, module: nn.Module, rule: OpRule, qconfig: Any, plan: Integers
+    ) -> None:
         static = rule.static
         refused = "no static form" if static is None else static.refuse(_part(module), qconfig)
         if refused is not None:
@@ -122,7 +124,7 @@ class _Chooser:
         is_given = self._takes_integers(node, plan)
         is_worth_it = layer_kind(_part(module)) is not None or isinstance(module, ResidualLayer)
         if isinstance(_part(module), nn.Linear) and self.between_floats == "dynamic":
-            is_worth_it = False
+            is_worth_it = any(x.op == "placeholder" for x in self._back_through_moves(node.args[0]))
         if isinstance(module, _FLOAT_INSIDE):
             is_worth_it, is_given = False, is_given and _gives_first_only(node)
         if is_given or is_worth_it:
@@ -133,13 +135,22 @@ class _Chooser:
         self._make_dynamic(node, module, rule, default_dynamic_qconfig, plan, asked=False)
 
     def _make_dynamic(
-        self, node: fx.Node, module: nn.Module, rule: OpRule, qconfig: Any, plan: Integers, *, asked: bool = True
+        self,
+        node: fx.Node,
+        module: nn.Module,
+        rule: OpRule,
+        qconfig: Any,
+        plan: Integers,
+        *,
+        asked: bool = True,
     ) -> None:
         """Let a layer quantize its input as it comes, if it can."""
         if isinstance(module, FusedModule):
             return self._make_dynamic_inside(node, module, qconfig, plan, asked=asked)
         dtype = qconfig.weight().dtype.name
-        if dtype not in rule.weight_dtypes or (not asked and isinstance(module, nn.Embedding | nn.EmbeddingBag)):
+        if dtype not in rule.weight_dtypes or (
+            not asked and isinstance(module, nn.Embedding | nn.EmbeddingBag)
+        ):
             if asked and rule.weight_dtypes:
                 plan.reasons[node] = f"{rule.name} has no dynamic {dtype} form"
             return None
@@ -221,7 +232,10 @@ class _Chooser:
         return {
             node: reason
             for node in plan.nodes
-            if node not in serves and not self._multiplies(node) and self._loses(node) and node.op != "placeholder"
+            if node not in serves
+            and not self._multiplies(node)
+            and self._loses(node)
+            and node.op != "placeholder"
         }
 
     def _multiplies(self, node: fx.Node) -> bool:
@@ -229,8 +243,10 @@ class _Chooser:
         if module is None:
             return False
         part = _part(module)
-        return layer_kind(part) is not None or isinstance(part, (ResidualLayer, *_FLOAT_INSIDE)) or (
-            isinstance(module, FloatFunctional) and node.args[0] == "matmul"
+        return (
+            layer_kind(part) is not None
+            or isinstance(part, (ResidualLayer, *_FLOAT_INSIDE))
+            or (isinstance(module, FloatFunctional) and node.args[0] == "matmul")
         )
 
     def _loses(self, node: fx.Node) -> bool:
@@ -245,17 +261,11 @@ class _Chooser:
 
 
 def _part(module: nn.Module) -> nn.Module:
-    """Of a layer and its activation the layer, where the two are quantized one after the other."""
-    if isinstance(module, FusedModule):
-        rule = rule_of(module, all_rules())
-        if rule is None or rule.static is None or rule.static.refuse(module, None) is not None:  # type: ignore[arg-type]
-            return module.layer
-        return module.layer
-    return module
+    """Of a layer and the activation fused with it the layer, which decides for both."""
+    return module.layer if isinstance(module, FusedModule) else module
 
 
 def _rule_of(module: nn.Module) -> OpRule | None:
-    """The rule by which a module is quantized: of a layer and an activation that is no clamp, the layer's."""
     return rule_of(_part(module), all_rules())
 
 
@@ -263,13 +273,14 @@ def _is_float_tensor(node: fx.Node) -> bool:
     value = value_of(node)
     if isinstance(value, Tensor):
         return value.is_floating_point()
-    return isinstance(value, (tuple, list)) and any(isinstance(x, Tensor) and x.is_floating_point() for x in value)
+    return isinstance(value, (tuple, list)) and any(
+        isinstance(x, Tensor) and x.is_floating_point() for x in value
+    )
 
 
 _MOVES = frozenset(
-    "view reshape flatten transpose permute squeeze unsqueeze contiguous swapaxes movedim chunk split unbind getitem "
-    "select narrow expand unflatten pad roll clone detach".split()
-)  # noqa: SIM905
+    ["view", "reshape", "flatten", "transpose", "permute", "squeeze", "unsqueeze", "contiguous", "swapaxes", "movedim", "chunk", "split", "unbind", "getitem", "select", "narrow", "expand", "unflatten", "pad", "roll", "clone", "detach"]
+)
 
 
 def _is_move(node: fx.Node) -> bool:
@@ -377,5 +388,3 @@ class _Stubs:
         made.meta.update(source.meta)
         made.meta[VALUES] = source.meta.get(VALUES, ())
         return made
-
-

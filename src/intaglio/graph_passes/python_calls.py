@@ -22,9 +22,7 @@ from intaglio.graph_passes.traced_values import ValueProxy
 
 __all__ = ["PatchedCalls", "find_culprit"]
 
-_FACTORIES = (
-    "arange empty eye full linspace logspace ones rand randint randn randperm zeros tril_indices triu_indices"
-).split()  # noqa: SIM905
+_FACTORIES = ["arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm", "zeros", "tril_indices", "triu_indices"]
 _NOT_USERS = ("torch", "builtins", "intaglio")
 _OWN_MODELS = "intaglio.demo"
 
@@ -136,7 +134,9 @@ class PatchedCalls:
                 if name == "forward" or isinstance(value, classmethod):
                     continue
                 is_static = isinstance(value, staticmethod)
-                made: Any = self._leaving(function, reason) if is_static else self._leaving_method(function, reason)
+                made: Any = (
+                    self._leaving(function, reason) if is_static else self._leaving_method(function, reason)
+                )
                 setattr(kind, name, staticmethod(made) if is_static else made)
                 self._undo.append(lambda kind=kind, name=name, value=value: setattr(kind, name, value))  # type: ignore[misc]
         return len(self._undo) > count
@@ -234,4 +234,7 @@ def _shares_package(module: types.ModuleType, filename: str) -> bool:
     found = getattr(module, "__file__", None)
     if not found:
         return False
-    return bool(found == filename or (found.endswith("__init__.py") and filename.startswith(found[: -len("__init__.py")])))
+    return bool(
+        found == filename
+        or (found.endswith("__init__.py") and filename.startswith(found[: -len("__init__.py")]))
+    )

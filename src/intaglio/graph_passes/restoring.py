@@ -24,7 +24,9 @@ _FUNCTIONS: dict[str, Any] = {
 }
 
 
-def restore_functions(gm: fx.GraphModule, quantized: Set[fx.Node], integers: Set[fx.Node] = frozenset()) -> None:
+def restore_functions(
+    gm: fx.GraphModule, quantized: Set[fx.Node], integers: Set[fx.Node] = frozenset()
+) -> None:
     """Call the function itself wherever a `FloatFunctional` will not be quantized."""
     for node in list(gm.graph.nodes):
         if node in quantized or node in integers or not isinstance(module_of(gm, node), FloatFunctional):

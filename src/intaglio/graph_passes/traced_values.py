@@ -27,10 +27,10 @@ class CannotTrace(Exception):  # noqa: N818  # no error of the user's
     """The code that is traced asks for what no graph can know; the message says what."""
 
 
-_FACTS = frozenset("dtype device ndim is_cuda is_meta is_quantized is_sparse layout requires_grad".split())
+_FACTS = frozenset(["dtype", "device", "ndim", "is_cuda", "is_meta", "is_quantized", "is_sparse", "layout", "requires_grad"])
 """Attributes of a tensor that are told as they are."""
 _FACT_METHODS = frozenset(
-    "dim ndimension is_floating_point is_complex get_device element_size is_contiguous is_nested".split()
+    ["dim", "ndimension", "is_floating_point", "is_complex", "get_device", "element_size", "is_contiguous", "is_nested"]
 )
 _TOLD = (str, type(None), torch.dtype, torch.device, type, types.ModuleType)
 """Values of these types are themselves, checked when the graph runs."""
@@ -164,7 +164,9 @@ class ValueProxy(fx.Proxy):
         return id(self)
 
     def __round__(self, digits: int | None = None) -> Any:
-        return self.tracer.create_proxy("call_function", round, (self,) if digits is None else (self, digits), {})
+        return self.tracer.create_proxy(
+            "call_function", round, (self,) if digits is None else (self, digits), {}
+        )
 
     def __reversed__(self) -> Iterator[Any]:
         return reversed(list(self))

@@ -469,9 +469,11 @@ class _Tracer(fx.Tracer):
         """`values` with each stand-in replaced by what it stands for in a call."""
         return fx.node.map_aggregate(
             values,
-            lambda x: self._values_of(x.node if isinstance(x, fx.Proxy) else x)[number]
-            if isinstance(x, (fx.Proxy, fx.Node))
-            else x,
+            lambda x: (
+                self._values_of(x.node if isinstance(x, fx.Proxy) else x)[number]
+                if isinstance(x, (fx.Proxy, fx.Node))
+                else x
+            ),
         )
 
     def _values_of(self, node: fx.Node) -> tuple[Any, ...]:
@@ -502,7 +504,13 @@ class _Tracer(fx.Tracer):
         inputs = node.all_input_nodes
         if any(source in self._data for source in inputs):
             return True
-        if node.target in (getattr, len) or str(node.target) in ("size", "numel", "dim", "nelement", "stride"):
+        if node.target in (getattr, len) or str(node.target) in (
+            "size",
+            "numel",
+            "dim",
+            "nelement",
+            "stride",
+        ):
             return False
         holds_tensor = isinstance(self.values[node][0], (tuple, list, dict)) or not inputs
         return not holds_tensor and any(isinstance(self.values[source][0], Tensor) for source in inputs)
@@ -559,5 +567,10 @@ def _attribute(root: Any, target: str) -> Any:
 def _without_data(value: Any) -> Any:
     """A value with its tensors' shapes and types alone."""
     return fx.node.map_aggregate(
-        value, lambda x: torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta") if isinstance(x, Tensor) else x
+        value,
+        lambda x: (
+            torch.empty_strided(x.shape, x.stride(), dtype=x.dtype, device="meta")
+            if isinstance(x, Tensor)
+            else x
+        ),
     )

@@ -22,7 +22,9 @@ _ANY = QParams(torch.tensor(0.05), torch.tensor(128, dtype=torch.int32), UINT8)
 _KNOWN = ("torch", "_operator", "builtins", "math")
 
 
-def try_integers(gm: fx.GraphModule, node: fx.Node, integers: Set[fx.Node]) -> Literal["integers", "plain", "no"]:
+def try_integers(
+    gm: fx.GraphModule, node: fx.Node, integers: Set[fx.Node]
+) -> Literal["integers", "plain", "no"]:
     """What `node` gives if those of its inputs that are in `integers` are `QTensor`s.
 
     Functions and modules of torch alone are tried: of a user's own nothing is known but that they take floats.
@@ -41,7 +43,11 @@ def try_integers(gm: fx.GraphModule, node: fx.Node, integers: Set[fx.Node]) -> L
     try:
         args, kwargs = _stand_ins((node.args, node.kwargs), integers)
         with torch.no_grad():
-            found = getattr(args[0], str(node.target))(*args[1:], **kwargs) if function is None else function(*args, **kwargs)
+            found = (
+                getattr(args[0], str(node.target))(*args[1:], **kwargs)
+                if function is None
+                else function(*args, **kwargs)
+            )
     except Exception:  # whatever a function raises for what it does not take
         return "no"
     leaves = tree_leaves(found, is_leaf=lambda x: isinstance(x, QTensor))

@@ -109,7 +109,6 @@ class FloatFunctional(nn.Module):
 OPERATIONS = ("add", "add_relu", "add_scalar", "cat", "matmul", "mul", "mul_scalar")
 
 
-
 def _check_operation(operation: Any, where: str) -> None:
     if not isinstance(operation, str) or operation not in OPERATIONS:
         named = f"no operation {operation!r}" if isinstance(operation, str) else "no forward for tensors"
