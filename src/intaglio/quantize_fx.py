@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import fx, nn
@@ -29,6 +29,7 @@ from intaglio.fx.custom_config import (
     as_fuse_custom_config,
     as_prepare_custom_config,
 )
+from intaglio.graph_passes.counting import count_multiply_adds
 from intaglio.graph_passes.examples import Call, example_call, vary_sizes
 from intaglio.graph_passes.fusing import fuse_graph, fuse_residuals
 from intaglio.graph_passes.graphs import drop_dead_nodes, module_of, scope_of
@@ -65,12 +66,16 @@ class GraphRecord:
     graphs: the paths of the modules that became graphs; `""` alone means the whole model did.
     left: what stayed Python, by path, and why.
     floats: modules that have a quantized form and stay float, by path, and why.
+    preserved: attributes that the user asked to keep.
+    macs, int8_macs: multiply-adds of one call on the example inputs, in all and in int8.
     """
 
     graphs: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     floats: dict[str, str] = field(default_factory=dict)
     preserved: dict[str, Any] = field(default_factory=dict)
+    macs: int = 0
+    int8_macs: int = 0
 
 
 def graph_record(model: nn.Module) -> GraphRecord | None:
@@ -89,7 +94,7 @@ def prepare_fx(
     strict: bool = False,
     between_floats: Literal["static", "dynamic"] = "dynamic",
 ) -> nn.Module:
-    """Give a model that observes its values where it will be quantized: run data through it, then `convert_fx`.
+    """Give a model that observes its values: run representative data through it, then `convert_fx`.
 
     The model is traced on the example inputs. What cannot be traced is called as it is and what it calls is
     traced by itself, so that this never fails as a whole; `intaglio.summary` of the converted model names
@@ -116,7 +121,7 @@ def prepare_fx(
     Returns
     -------
     nn.Module
-        A `torch.fx.GraphModule`, or a copy of `model` with graphs inside where its own forward cannot be traced.
+        A `torch.fx.GraphModule`, or a copy of `model` with graphs inside if its own forward cannot be traced.
 
     Raises
     ------
@@ -214,8 +219,8 @@ def convert_fx(
         },
     )
     assert record is not None
-    kept = GraphRecord(list(record.graphs), dict(record.left), dict(record.floats), dict(record.preserved))
-    kept.preserved |= {name: getattr(graph_module, name) for name in custom.preserved_attributes}
+    preserved = {name: getattr(graph_module, name) for name in custom.preserved_attributes}
+    kept = replace(record, preserved=record.preserved | preserved)
     _finish(converted, kept)
     for part in converted.modules():
         if isinstance(part, fx.GraphModule):
@@ -278,7 +283,7 @@ def attach_preserved_attrs_to_model(model: nn.Module, preserved_attrs: Mapping[s
         )  # which GraphModule's own copying knows
 
 
-# ---- What may be given -----------------------------------------------------------------------------------------
+# ---- What may be given ---------------------------------------------------------------------------------
 
 
 def _check_model(model: Any, name: str) -> None:
@@ -291,9 +296,7 @@ def _check_model(model: Any, name: str) -> None:
         raise ConversionError("the model is converted already: prepare the float model")
     training = [path for path, part in model.named_modules() if part.training and _minds_training(part)]
     if training:
-        raise ConversionError(
-            f"the model is in train mode ('{training[0]}'): call model.eval() first, or prepare_qat_fx to train on"
-        )
+        raise ConversionError(f"the model is in train mode ('{training[0]}'): call model.eval() first")
 
 
 def _minds_training(module: nn.Module) -> bool:
@@ -315,11 +318,11 @@ def _nothing(record: GraphRecord, otherwise: str) -> str:
     return "nothing would be quantized: " + ("; ".join(reasons) if reasons else otherwise)
 
 
-# ---- From a model to prepared graphs ---------------------------------------------------------------------------
+# ---- From a model to prepared graphs -------------------------------------------------------------------
 
 
 def _is_leaf(module: nn.Module, path: str) -> bool:
-    """Layers: what has a rule, and what torch itself computes without calling further modules that have one."""
+    """Layers: what has a rule, and what torch computes without calling further modules that have one."""
     if rule_of(module, all_rules()) is not None:
         return True
     if not type(module).__module__.startswith("torch.nn") or isinstance(module, nn.Sequential):
@@ -364,7 +367,7 @@ def _prepare_region(
     record: GraphRecord,
     between_floats: Literal["static", "dynamic"],
 ) -> None:
-    """Make one graph ready for eager `prepare`: fused, with stubs, and with a qconfig on every module it quantizes."""
+    """Make one graph ready for eager `prepare`: fused, with stubs, and a qconfig on all that is quantized."""
     held = _normalize(gm)
     modularize(gm)
     fuse_graph(gm, backend.fuser_methods() if backend else None)
@@ -387,6 +390,9 @@ def _prepare_region(
     for node, reason in plan.reasons.items():
         target = f"{path}.{node.target}" if path else str(node.target)
         record.floats[target] = reason
+    total, integers = count_multiply_adds(gm, plan)
+    record.macs += total
+    record.int8_macs += integers
     restore_functions(gm, set(plan.qconfigs))
     insert_stubs(gm, plan, quantized_outputs=outputs)
     drop_dead_nodes(gm)
@@ -444,10 +450,10 @@ class _QConfigs:
         index = counts[scope, kinds[0]]
         counts[scope, kinds[0]] += 1
         qconfig = self._mapping.qconfig_for(path=path, object_type=kinds, scopes=(scope,), index=index)
+        refused = None
         if qconfig is not None and self._backend is not None and module is not None:
-            if self._backend.why_refused(module, qconfig) is not None:
-                return None
-        return qconfig
+            refused = self._backend.why_refused(module, qconfig)
+        return qconfig if refused is None else None
 
 
 def _joined(path: str, scope: str) -> str:

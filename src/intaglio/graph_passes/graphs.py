@@ -3,6 +3,8 @@
 May import tracing, traced_values.
 """
 
+# ruff: noqa: SIM905 - lists of names read better as words
+
 from __future__ import annotations
 
 from typing import Any
@@ -134,9 +136,8 @@ def _is_in_place(node: fx.Node) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_OPERATORS
 
 
-_IN_PLACE_OPERATORS = frozenset(
-    f"i{name}" for name in ["add", "and", "floordiv", "lshift", "matmul", "mod", "mul", "or", "pow", "rshift", "sub", "truediv", "xor"]
-) | {"setitem"}
+_NUMERIC = "add and floordiv lshift matmul mod mul or pow rshift sub truediv xor".split()
+_IN_PLACE_OPERATORS = frozenset({"setitem", *(f"i{name}" for name in _NUMERIC)})
 
 
 def is_in_place(gm: fx.GraphModule, node: fx.Node) -> bool:

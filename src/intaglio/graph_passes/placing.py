@@ -5,6 +5,8 @@ sake: sums that go into a layer norm (a transformer's stream), attention's score
 last layer that multiplies. May import graphs, rules, nn and below.
 """
 
+# ruff: noqa: SIM905 - lists of names read better as words
+
 from __future__ import annotations
 
 import operator
@@ -279,7 +281,10 @@ def _is_float_tensor(node: fx.Node) -> bool:
 
 
 _MOVES = frozenset(
-    ["view", "reshape", "flatten", "transpose", "permute", "squeeze", "unsqueeze", "contiguous", "swapaxes", "movedim", "chunk", "split", "unbind", "getitem", "select", "narrow", "expand", "unflatten", "pad", "roll", "clone", "detach"]
+    """
+    chunk clone contiguous detach expand flatten getitem movedim narrow pad permute reshape roll select split
+    squeeze swapaxes transpose unbind unflatten unsqueeze view
+    """.split()
 )
 
 

@@ -76,7 +76,7 @@ class MethodCall(nn.Module):
 
 
 def _without_children(module: nn.Module) -> nn.Module:
-    """A copy of `module` with its own tensors, whose children are no modules of its own, and without theirs."""
+    """A copy of `module` with its own tensors; its children are mere attributes, without theirs."""
     alone = copy.copy(module)
     for name in ("_modules", "_parameters", "_buffers"):
         vars(alone)[name] = dict(vars(module)[name])
@@ -107,8 +107,8 @@ def trace_model(
 ) -> Traced:
     """Turn `model`, which is changed, into graphs that hold for every call like `calls`.
 
-    `is_leaf(module, path)` says what is called and not looked into, and `opaque(module, path)` of which module
-    only the children may be.
+    `is_leaf(module, path)` says what is called and not looked into, `opaque(module, path)` of which module
+    only the children are.
     """
     traced = Traced(model)
     _trace_into(traced, "", model, calls, is_leaf, opaque)
@@ -150,7 +150,8 @@ def _trace_into(
         _carry_attributes(traced.model.get_submodule(path), graph_module)
         traced.model.set_submodule(path, graph_module)
     traced.regions.append(Region(path, graph_module))
-    for inner in tracer.opaque_modules:
+    called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+    for inner in (path for path in tracer.opaque_modules if path in called):
         part = graph_module.get_submodule(inner)
         part_calls = [tracer.calls[inner][i] for i in range(len(calls))]
         _trace_children(traced, _join(path, inner), part, part_calls, is_leaf, opaque)
@@ -167,47 +168,55 @@ def _trace_children(
     """Trace the children of a module whose own forward stays Python."""
     if isinstance(module, MethodCall):
         return
-    for inner, child, child_calls in _calls_of_children(module, calls, is_leaf):
+    for inner, child, child_calls in _calls_of_children(module, calls):
         _trace_into(traced, _join(path, inner), child, child_calls, is_leaf, opaque)
 
 
-def _calls_of_children(
-    module: nn.Module, calls: Sequence[Call], is_leaf: IsLeaf
-) -> list[tuple[str, nn.Module, list[Call]]]:
+def _calls_of_children(module: nn.Module, calls: Sequence[Call]) -> list[tuple[str, nn.Module, list[Call]]]:
     """The modules that `module` calls itself, with the first call of each for every call of `module`."""
-    found: dict[str, tuple[nn.Module, list[Call]]] = {}
-    for number, call in enumerate(calls):
-        depth = 0
+    watcher = _Watcher(module)
+    for call in calls:
+        watcher.watch(call)
+    found = {path: seen for path, seen in watcher.found.items() if len(seen) == len(calls)}
+    return [
+        (path, module.get_submodule(path), seen)
+        for path, seen in found.items()
+        if not any(path.startswith(f"{other}.") for other in found)
+    ]
+
+
+class _Watcher:
+    """Sees which modules a module calls itself, and with what."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.found: dict[str, list[Call]] = {}
+        self._module = module
+        self._paths = {id(child): path for path, child in module.named_modules() if path}
+        self._depth = self._number = 0
+
+    def watch(self, call: Call) -> None:
+        """Run the module on one more call."""
         handles = []
-
-        def entering(child: nn.Module, args: Any, kwargs: Any) -> None:
-            nonlocal depth
-            if depth == 0:
-                path = paths[id(child)]
-                seen = found.setdefault(path, (child, []))[1]
-                if len(seen) == number:
-                    seen.append(Call(*clone_values((args, kwargs))))
-            depth += 1
-
-        def leaving(child: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            nonlocal depth
-            depth -= 1
-
-        paths = {id(child): path for path, child in module.named_modules() if path}
-        for child in module.modules():
-            if child is not module:
-                handles.append(child.register_forward_pre_hook(entering, with_kwargs=True, prepend=True))
-                handles.append(child.register_forward_hook(leaving, with_kwargs=True))
+        for child in self._module.modules():
+            if child is not self._module:
+                handles.append(child.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True))
+                handles.append(child.register_forward_hook(self._leave))
         try:
-            call.run(module)
+            call.run(self._module)
         finally:
             for handle in handles:
                 handle.remove()
-    return [
-        (path, child, seen)
-        for path, (child, seen) in found.items()
-        if len(seen) == len(calls) and not any(path.startswith(f"{other}.") for other in found)
-    ]
+        self._number += 1
+
+    def _enter(self, child: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._depth == 0:
+            seen = self.found.setdefault(self._paths[id(child)], [])
+            if len(seen) == self._number:
+                seen.append(Call(*clone_values((args, kwargs))))
+        self._depth += 1
+
+    def _leave(self, child: nn.Module, args: Any, output: Any) -> None:
+        self._depth -= 1
 
 
 @contextmanager
@@ -351,7 +360,7 @@ class _Tracer(fx.Tracer):
         return self.create_proxy("call_module", path, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
-        """A stand-in for each parameter and buffer: some methods of tensors do not see those among their sizes."""
+        """A stand-in for each parameter and buffer: methods of tensors do not see those among their sizes."""
         if self._computing or not isinstance(attr_val, Tensor):
             return attr_val
         if not self._names:
@@ -367,7 +376,7 @@ class _Tracer(fx.Tracer):
         return ValueProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> Any:
-        """Make a node, work out its values, and give what stands for it: itself, if it is no tensor or number."""
+        """Make a node, work out its values, and give what stands for it, or its value if that may be told."""
         node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs))
         values = self._values_of(node)
         if self._follows_from_data(node):
@@ -436,7 +445,8 @@ class _Tracer(fx.Tracer):
 
     def _argument(self, parameter: inspect.Parameter, bound: Mapping[str, Any]) -> Any:
         """What stands for one argument of the traced module; a told one is checked when the graph runs."""
-        name, stars = parameter.name, {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
+        name = parameter.name
+        stars: dict[Any, str] = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
         is_given = name in bound
         target = stars.get(parameter.kind, "") + name
         default = () if parameter.default is parameter.empty else (parameter.default,)
@@ -453,9 +463,9 @@ class _Tracer(fx.Tracer):
             keys = tuple(value) if isinstance(value, dict) else (len(value),)
             self._pending.append((check_keys, node, keys, what))
             return ValueProxy(node, self)
-        if isinstance(value, (Tensor, int, float, tuple, list, dict)) and not isinstance(value, bool):
-            if is_given or isinstance(value, Tensor):
-                return ValueProxy(node, self)
+        varies = isinstance(value, (Tensor, int, float, tuple, list, dict)) and not isinstance(value, bool)
+        if varies and (is_given or isinstance(value, Tensor)):
+            return ValueProxy(node, self)
         self._pending.append((check_equal, node, value, what))
         return value
 
