@@ -7,6 +7,7 @@ import torch  # noqa: F401  # before the core: torch's wheel carries the OpenMP 
 
 from intaglio import _core
 from intaglio.accuracy import correct_bias, equalize, round_weights
+from intaglio.auto import auto_quantize
 from intaglio.backend_config import (
     BackendConfig,
     BackendPatternConfig,
@@ -168,6 +169,7 @@ __all__ = [
     "UniformQuantizationObserverBase",
     "add_quant_dequant",
     "attach_preserved_attrs_to_model",
+    "auto_quantize",
     "convert",
     "convert_fx",
     "correct_bias",

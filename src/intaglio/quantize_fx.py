@@ -57,6 +57,8 @@ __all__ = [
 
 GRAPH_RECORD = "intaglio_graph_record"
 """Attribute of a prepared or converted model: a `GraphRecord`."""
+SCORES = "intaglio_scores"
+"""Attribute of a converted model: the scores of the float model and of itself, if they were asked for."""
 
 
 @dataclass
@@ -145,7 +147,7 @@ def prepare_fx(
     mapping = as_qconfig_mapping(qconfig_mapping)
     custom = as_prepare_custom_config(prepare_custom_config)
     backend = as_backend_config(backend_config)
-    _check_model(model, "prepare_fx")
+    check_float_model(model, "prepare_fx")
     paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
     mapping.check_names(paths)
     _check_paths(custom, paths)
@@ -246,7 +248,7 @@ def fuse_fx(
     """
     custom = as_fuse_custom_config(fuse_custom_config)
     backend = as_backend_config(backend_config)
-    _check_model(model, "fuse_fx")
+    check_float_model(model, "fuse_fx")
     copied = copy_model(model, {})
     if example_inputs is None:
         try:
@@ -286,7 +288,8 @@ def attach_preserved_attrs_to_model(model: nn.Module, preserved_attrs: Mapping[s
 # ---- What may be given ---------------------------------------------------------------------------------
 
 
-def _check_model(model: Any, name: str) -> None:
+def check_float_model(model: Any, name: str) -> None:
+    """Raise `ConversionError` unless `model` is a float model in eval mode that can be prepared."""
     if not isinstance(model, nn.Module):
         raise ConversionError(f"{name} takes an nn.Module, not {type(model).__name__}")
     refuse_model(model)
