@@ -169,7 +169,7 @@ class QConfigMapping:
         return self.global_qconfig
 
     def qconfigs(self) -> Iterator[QConfigAny]:
-        """Every qconfig that the mapping holds, in the order in which they were set within each kind of key."""
+        """Every qconfig that the mapping holds."""
         for held in vars(self).values():
             yield from held.values() if isinstance(held, Mapping) else (held,)
 

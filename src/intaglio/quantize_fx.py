@@ -25,6 +25,7 @@ from intaglio.fx.custom_config import (
     ConvertCustomConfig,
     FuseCustomConfig,
     PrepareCustomConfig,
+    StandaloneModuleConfigEntry,
     as_convert_custom_config,
     as_fuse_custom_config,
     as_prepare_custom_config,
@@ -37,7 +38,7 @@ from intaglio.graph_passes.modularize import KEYS, modularize
 from intaglio.graph_passes.normalizing import fold_constants, functionalize, separate_calls
 from intaglio.graph_passes.placing import Integers, choose_integers, insert_stubs
 from intaglio.graph_passes.restoring import restore_functions
-from intaglio.graph_passes.tracing import Traced, trace_model
+from intaglio.graph_passes.tracing import Traced, Treatment, trace_model
 from intaglio.nn import FusedModule, ResidualLayer
 from intaglio.nn.copying import copy_model
 from intaglio.nn.fast_path import leave_fast_paths
@@ -152,7 +153,7 @@ def prepare_fx(
     mapping.check_names(paths)
     _check_paths(custom, paths)
     call = example_call(model, example_inputs)
-    traced = _trace(model, call, mapping, custom)
+    traced = _trace(model, call, custom)
     if strict and traced.left:
         raise ConversionError(
             "strict: not everything can be traced: "
@@ -160,7 +161,8 @@ def prepare_fx(
         )
     record = GraphRecord([region.path for region in traced.regions], traced.left)
     for region in traced.regions:
-        _prepare_region(region.graph_module, region.path, mapping, custom, backend, record, between_floats)
+        settings = _settings_of(model, region.path, _Settings(mapping, custom, backend, between_floats))
+        _prepare_region(region.graph_module, region.path, settings, record)
     result = traced.model
     for path in traced.alone:
         _prepare_alone(result.get_submodule(path), path, mapping, record)
@@ -259,7 +261,7 @@ def fuse_fx(
             ) from error
     else:
         call = example_call(model, example_inputs)
-        traced = trace_model(copied, vary_sizes(model, call), _is_leaf, opaque=lambda module, path: False)
+        traced = trace_model(copied, vary_sizes(model, call), _treat)
         if not isinstance(traced.model, fx.GraphModule):
             raise ConversionError(f"the model cannot be traced as a whole: {traced.left['']}")
         graph_module = traced.model
@@ -333,24 +335,33 @@ def _is_leaf(module: nn.Module, path: str) -> bool:
     return not any(rule_of(part, all_rules()) for part in module.modules() if part is not module)
 
 
-def _trace(model: nn.Module, call: Call, mapping: QConfigMapping, custom: PrepareCustomConfig) -> Traced:
+def _treat(module: nn.Module, path: str) -> Treatment:
+    return "leaf" if _is_leaf(module, path) else "inside"
+
+
+def _trace(model: nn.Module, call: Call, custom: PrepareCustomConfig) -> Traced:
     observed = tuple(_custom_classes(custom.float_to_observed_mapping))
-    alone = tuple(custom.standalone_module_classes)
-    kinds = (*custom.non_traceable_module_classes, *alone)
-    names = {*custom.non_traceable_module_names, *custom.standalone_module_names}
 
-    def is_leaf(module: nn.Module, path: str) -> bool:
-        return type(module) in observed or _is_leaf(module, path)
-
-    def opaque(module: nn.Module, path: str) -> bool:
-        return path in names or (bool(kinds) and isinstance(module, kinds))
+    def treat(module: nn.Module, path: str) -> Treatment:
+        if path and _entry_of(custom, path, module) is not None:
+            return "apart"
+        if path in custom.non_traceable_module_names or type(module) in custom.non_traceable_module_classes:
+            return "children"
+        return "leaf" if type(module) in observed else _treat(module, path)
 
     calls = vary_sizes(model, call)
     copied = copy_model(model, {})
     leave_fast_paths(copied)
     for part in copied.modules():
         vars(part).pop("qconfig", None)
-    return trace_model(copied, calls, is_leaf, opaque=opaque)
+    return trace_model(copied, calls, treat)
+
+
+def _entry_of(
+    custom: PrepareCustomConfig, path: str, module: nn.Module
+) -> StandaloneModuleConfigEntry | None:
+    """What the user wants of a standalone module, or None if it is none."""
+    return custom.standalone_module_names.get(path) or custom.standalone_module_classes.get(type(module))
 
 
 def _normalize(gm: fx.GraphModule) -> set[fx.Node]:
@@ -361,26 +372,56 @@ def _normalize(gm: fx.GraphModule) -> set[fx.Node]:
     return {node for node in held if node in set(gm.graph.nodes)}
 
 
-def _prepare_region(
-    gm: fx.GraphModule,
-    path: str,
-    mapping: QConfigMapping,
-    custom: PrepareCustomConfig,
-    backend: BackendConfig | None,
-    record: GraphRecord,
-    between_floats: Literal["static", "dynamic"],
-) -> None:
+@dataclass(frozen=True)
+class _Settings:
+    """What holds for one graph."""
+
+    mapping: QConfigMapping
+    custom: PrepareCustomConfig
+    backend: BackendConfig | None
+    between_floats: Literal["static", "dynamic"]
+    prefix: str = ""
+    """The path of the standalone module that the mapping is for: its names are those within it."""
+
+
+def _settings_of(model: nn.Module, path: str, settings: _Settings) -> _Settings:
+    """The settings for the graph at `path`: its own, if it is a standalone module's or in one."""
+    names = path.split(".") if path else []
+    for length in range(len(names), 0, -1):
+        outer = ".".join(names[:length])
+        try:
+            module = model.get_submodule(outer)
+        except AttributeError:  # what tracing made
+            continue
+        entry = _entry_of(settings.custom, outer, module)
+        if entry is not None:
+            return replace(
+                settings,
+                mapping=settings.mapping if entry.qconfig_mapping is None else entry.qconfig_mapping,
+                custom=entry.prepare_custom_config or PrepareCustomConfig(),
+                backend=entry.backend_config or settings.backend,
+                prefix="" if entry.qconfig_mapping is None else outer,
+            )
+    return settings
+
+
+def _prepare_region(gm: fx.GraphModule, path: str, settings: _Settings, record: GraphRecord) -> None:
     """Make one graph ready for eager `prepare`: fused, with stubs, and a qconfig on all that is quantized."""
+    backend = settings.backend
     held = _normalize(gm)
     modularize(gm)
     fuse_graph(gm, backend.fuser_methods() if backend else None)
-    inputs = custom.input_quantized_indexes if path == "" else []
-    outputs = custom.output_quantized_indexes if path == "" else []
+    own = path == settings.prefix
+    inputs = settings.custom.input_quantized_indexes if own else []
+    outputs = settings.custom.output_quantized_indexes if own else []
 
     def choose() -> Integers:
-        chooser = _QConfigs(gm, path, mapping, backend)
+        chooser = _QConfigs(gm, path, settings)
         return choose_integers(
-            gm, chooser.of, held=held, quantized_inputs=inputs, between_floats=between_floats
+            *(gm, chooser.of),
+            held=held,
+            quantized_inputs=inputs,
+            between_floats=settings.between_floats,
         )
 
     plan = choose()
@@ -424,10 +465,9 @@ def _prepare_alone(layer: nn.Module, path: str, mapping: QConfigMapping, record:
 class _QConfigs:
     """Asks the mapping for the qconfig of each node of a graph."""
 
-    def __init__(
-        self, gm: fx.GraphModule, path: str, mapping: QConfigMapping, backend: BackendConfig | None
-    ) -> None:
-        self._gm, self._path, self._mapping, self._backend = gm, path, mapping, backend
+    def __init__(self, gm: fx.GraphModule, path: str, settings: _Settings) -> None:
+        self._gm, self._settings = gm, settings
+        self._path = path.removeprefix(settings.prefix).lstrip(".") if settings.prefix else path
         self._known: dict[fx.Node, QConfigAny] = {}
         counts: Counter[tuple[str, Any]] = Counter()
         for node in gm.graph.nodes:
@@ -452,10 +492,12 @@ class _QConfigs:
             path = _joined(self._path, str(node.target))
         index = counts[scope, kinds[0]]
         counts[scope, kinds[0]] += 1
-        qconfig = self._mapping.qconfig_for(path=path, object_type=kinds, scopes=(scope,), index=index)
+        qconfig = self._settings.mapping.qconfig_for(
+            path=path, object_type=kinds, scopes=(scope,), index=index
+        )
         refused = None
-        if qconfig is not None and self._backend is not None and module is not None:
-            refused = self._backend.why_refused(module, qconfig)
+        if qconfig is not None and self._settings.backend is not None and module is not None:
+            refused = self._settings.backend.why_refused(module, qconfig)
         return qconfig if refused is None else None
 
 

@@ -24,7 +24,7 @@ CalibrationData = Iterable[Any] | Callable[[nn.Module], Any]
 
 
 class Calls:
-    """The calls that an iterable of batches stands for, made one by one; `count` is None if it is not known."""
+    """The calls that an iterable of batches stands for; `count` is None if it is not known."""
 
     def __init__(self, model: nn.Module, data: Iterable[Any], most: int | None) -> None:
         self._model = model

@@ -1,4 +1,4 @@
-"""A progress bar, drawn by rich where that is installed and somebody is looking. May import nothing from here."""
+"""A progress bar, drawn by rich where that is installed and somebody is looking."""
 
 from __future__ import annotations
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
+import torch
 from torch import nn
 
 from intaglio.auto.data import CalibrationData, CallableData, Calls, read_data
@@ -129,12 +130,14 @@ def _calibrate(prepared: nn.Module, data: Calls | CallableData, progress: bool) 
         data.run(prepared, call, number)
 
 
-# ---- Scores --------------------------------------------------------------------------------------------------
+# ---- Scores --------------------------------------------------------------------------------------------
 
 
 def _scored(quantized: nn.Module, model: nn.Module, evaluate: Evaluate | None) -> nn.Module:
     if evaluate is not None:
-        object.__setattr__(quantized, SCORES, (float(evaluate(model)), float(evaluate(quantized))))
+        with torch.no_grad():
+            scores = float(evaluate(model)), float(evaluate(quantized))
+        object.__setattr__(quantized, SCORES, scores)
     return quantized
 
 
@@ -157,7 +160,8 @@ def _better(quantized: nn.Module, other: nn.Module | None, evaluate: Evaluate | 
     assert other is not None
     assert evaluate is not None
     assert scores is not None
-    score = float(evaluate(other))
+    with torch.no_grad():
+        score = float(evaluate(other))
     if score <= scores[1]:
         return quantized
     object.__setattr__(other, SCORES, (scores[0], score))

@@ -14,7 +14,7 @@ import operator
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -31,7 +31,9 @@ SCOPE = "intaglio_scope"
 VALUES = "intaglio_values"
 """In a node's meta: its value in each example call, tensors without data (meta)."""
 
-IsLeaf = Callable[[nn.Module, str], bool]
+Treatment = Literal["leaf", "inside", "children", "apart"]
+"""What a tracer does with a module: call it, look into it, trace only its children, or trace it by itself."""
+Treat = Callable[[nn.Module, str], Treatment]
 
 
 @dataclass(frozen=True)
@@ -102,16 +104,13 @@ class Around(nn.Module):
         return self.layer(*args, **kwargs)
 
 
-def trace_model(
-    model: nn.Module, calls: Sequence[Call], is_leaf: IsLeaf, *, opaque: Callable[[nn.Module, str], bool]
-) -> Traced:
+def trace_model(model: nn.Module, calls: Sequence[Call], treat: Treat) -> Traced:
     """Turn `model`, which is changed, into graphs that hold for every call like `calls`.
 
-    `is_leaf(module, path)` says what is called and not looked into, `opaque(module, path)` of which module
-    only the children are.
+    `treat(module, path)` says what to do with each of its modules.
     """
     traced = Traced(model)
-    _trace_into(traced, "", model, calls, is_leaf, opaque)
+    _trace_into(traced, "", model, calls, treat)
     return traced
 
 
@@ -120,16 +119,16 @@ def _trace_into(
     path: str,
     module: nn.Module,
     calls: Sequence[Call],
-    is_leaf: IsLeaf,
-    opaque: Callable[[nn.Module, str], bool],
+    treat: Treat,
 ) -> None:
     """Trace the module at `path`, and put the graph in its place."""
-    if opaque(module, path):
-        _trace_children(traced, path, module, calls, is_leaf, opaque)
+    treatment = treat(module, path)
+    if treatment == "children":
+        _trace_children(traced, path, module, calls, treat)
         return
-    if is_leaf(module, path):
+    if treatment == "leaf":
         module = Around(module)
-    tracer = _Tracer(path, is_leaf, opaque)
+    tracer = _Tracer(path, treat)
     with _kept_state(module):
         try:
             graph_module = tracer.graph_module(module, calls)
@@ -141,7 +140,7 @@ def _trace_into(
         traced.alone.append(path)
         return
     if graph_module is None:
-        _trace_children(traced, path, module, calls, is_leaf, opaque)
+        _trace_children(traced, path, module, calls, treat)
         return
     traced.left.update(tracer.left)
     if path == "":
@@ -154,7 +153,10 @@ def _trace_into(
     for inner in (path for path in tracer.opaque_modules if path in called):
         part = graph_module.get_submodule(inner)
         part_calls = [tracer.calls[inner][i] for i in range(len(calls))]
-        _trace_children(traced, _join(path, inner), part, part_calls, is_leaf, opaque)
+        if treat(part, _join(path, inner)) == "apart":
+            _trace_into(traced, _join(path, inner), part, part_calls, treat)
+        else:
+            _trace_children(traced, _join(path, inner), part, part_calls, treat)
 
 
 def _trace_children(
@@ -162,14 +164,13 @@ def _trace_children(
     path: str,
     module: nn.Module,
     calls: Sequence[Call],
-    is_leaf: IsLeaf,
-    opaque: Callable[[nn.Module, str], bool],
+    treat: Treat,
 ) -> None:
     """Trace the children of a module whose own forward stays Python."""
     if isinstance(module, MethodCall):
         return
     for inner, child, child_calls in _calls_of_children(module, calls):
-        _trace_into(traced, _join(path, inner), child, child_calls, is_leaf, opaque)
+        _trace_into(traced, _join(path, inner), child, child_calls, treat)
 
 
 def _calls_of_children(module: nn.Module, calls: Sequence[Call]) -> list[tuple[str, nn.Module, list[Call]]]:
@@ -266,14 +267,14 @@ _GIVE_NOTHING = (check_equal, check_keys, torch._assert, operator.setitem)
 class _Tracer(fx.Tracer):
     """Traces one module, with its value in each example call beside every node."""
 
-    def __init__(self, path: str, is_leaf: IsLeaf, opaque: Callable[[nn.Module, str], bool]) -> None:
+    def __init__(self, path: str, treat: Treat) -> None:
         super().__init__()
         self.path = path
         self.values: dict[fx.Node, tuple[Any, ...]] = {}
         self.left: dict[str, str] = {}
         self.opaque_modules: list[str] = []
         self.calls: dict[str, list[Call]] = {}
-        self._is_leaf, self._opaque = is_leaf, opaque
+        self._treat = treat
         self._data: set[fx.Node] = set()
         self._sizes: set[fx.Node] = set()
         self._inside: list[str] = []
@@ -322,7 +323,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """What is called and not looked into."""
-        return isinstance(m, MethodCall) or self._is_leaf(m, _join(self.path, module_qualified_name))
+        return isinstance(m, MethodCall) or self._treat(m, _join(self.path, module_qualified_name)) == "leaf"
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A step of the graph, or the steps of its forward, if that can be traced."""
@@ -332,7 +333,7 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         if self.is_leaf_module(m, path):
             return self.create_proxy("call_module", path, args, kwargs)
-        if self._opaque(m, _join(self.path, path)):
+        if self._treat(m, _join(self.path, path)) in ("children", "apart"):
             return self._leave(path, args, kwargs)
         while True:
             count, left = len(self.graph.nodes), dict(self.left)
