@@ -35,6 +35,7 @@ from intaglio.graph_passes.examples import Call, example_call, vary_sizes
 from intaglio.graph_passes.fusing import fuse_graph, fuse_residuals
 from intaglio.graph_passes.graphs import drop_dead_nodes, module_of, scope_of
 from intaglio.graph_passes.modularize import KEYS, modularize
+from intaglio.graph_passes.module_state import kept_state
 from intaglio.graph_passes.normalizing import fold_constants, functionalize, separate_calls
 from intaglio.graph_passes.placing import Integers, choose_integers, insert_stubs
 from intaglio.graph_passes.restoring import restore_functions
@@ -152,8 +153,7 @@ def prepare_fx(
     paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
     mapping.check_names(paths)
     _check_paths(custom, paths)
-    call = example_call(model, example_inputs)
-    traced = _trace(model, call, custom)
+    traced = _trace(model, example_inputs, custom)
     if strict and traced.left:
         raise ConversionError(
             "strict: not everything can be traced: "
@@ -260,8 +260,7 @@ def fuse_fx(
                 f"torch.fx cannot trace the model ({type(error).__name__}: {error}): pass example_inputs"
             ) from error
     else:
-        call = example_call(model, example_inputs)
-        traced = trace_model(copied, vary_sizes(model, call), _treat)
+        traced = trace_model(copied, _calls_of(copied, example_inputs), _treat)
         if not isinstance(traced.model, fx.GraphModule):
             raise ConversionError(f"the model cannot be traced as a whole: {traced.left['']}")
         graph_module = traced.model
@@ -339,7 +338,7 @@ def _treat(module: nn.Module, path: str) -> Treatment:
     return "leaf" if _is_leaf(module, path) else "inside"
 
 
-def _trace(model: nn.Module, call: Call, custom: PrepareCustomConfig) -> Traced:
+def _trace(model: nn.Module, example_inputs: Any, custom: PrepareCustomConfig) -> Traced:
     observed = tuple(_custom_classes(custom.float_to_observed_mapping))
 
     def treat(module: nn.Module, path: str) -> Treatment:
@@ -349,12 +348,17 @@ def _trace(model: nn.Module, call: Call, custom: PrepareCustomConfig) -> Traced:
             return "children"
         return "leaf" if type(module) in observed else _treat(module, path)
 
-    calls = vary_sizes(model, call)
     copied = copy_model(model, {})
     leave_fast_paths(copied)
     for part in copied.modules():
         vars(part).pop("qconfig", None)
-    return trace_model(copied, calls, treat)
+    return trace_model(copied, _calls_of(copied, example_inputs), treat)
+
+
+def _calls_of(copied: nn.Module, example_inputs: Any) -> list[Call]:
+    """The example call, and those of other sizes that the model takes."""
+    with kept_state(copied):
+        return vary_sizes(copied, example_call(copied, example_inputs))
 
 
 def _entry_of(

@@ -39,7 +39,9 @@ def floats_in(value: Any) -> Iterator[Tensor]:
 
 def sqnr(found: Any, expected: Any) -> float:
     """The signal-to-noise ratio of all float tensors of two outputs, in dB."""
-    found, expected = (torch.cat([x.double().flatten() for x in floats_in(v)]) for v in (found, expected))
+    found, expected = (
+        torch.cat([x.detach().double().flatten() for x in floats_in(v)]) for v in (found, expected)
+    )
     return float(20 * torch.log10(expected.norm() / (found - expected).norm()))
 
 

@@ -61,7 +61,8 @@ def _takes(converted: Any, model: Any, inputs: tuple[Any, Any]) -> bool:
     try:
         found = converted(*args, **kwargs)
     except intaglio.InputError as error:
-        assert UNLIKE_THE_EXAMPLE in str(error)
+        if UNLIKE_THE_EXAMPLE not in str(error):
+            raise
         return False
     assert [x.shape for x in floats_in(found)] == [x.shape for x in floats_in(expected)]
     assert sqnr(found, expected) >= 10.0

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from intaglio.errors import ConfigError
 from intaglio.graph_passes.examples import Call
+from intaglio.graph_passes.module_state import kept_state
 
 __all__ = ["CalibrationData", "CallableData", "Calls", "read_data"]
 
@@ -34,7 +35,8 @@ class Calls:
             raise ConfigError(
                 "the calibration data holds no batches: pass at least one, better a hundred samples"
             )
-        self._parts = _count_arguments(model, first[1])
+        with kept_state(model):
+            self._parts = _count_arguments(model, first[1])
         self._batches: Iterator[tuple[int, Any]] = itertools.islice(itertools.chain([first], batches), most)
         self.first = _call_of(model, first[1], 0, self._parts)
         count = len(data) if isinstance(data, Sized) else None
@@ -70,7 +72,7 @@ class CallableData:
 
         handle = model.register_forward_pre_hook(watch, with_kwargs=True)
         try:
-            with torch.no_grad():
+            with torch.no_grad(), kept_state(model):
                 function(model)
         except _Seen:
             pass

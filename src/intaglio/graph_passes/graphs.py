@@ -119,7 +119,20 @@ def drop_dead_nodes(gm: fx.GraphModule) -> None:
             continue
         gm.graph.erase_node(node)
     gm.delete_all_unused_submodules()
+    _drop_unread_tensors(gm)
     gm.recompile()
+
+
+def _drop_unread_tensors(gm: fx.GraphModule) -> None:
+    """Let the module and the plain containers in it hold no tensor that no node reads."""
+    called = {str(node.target) for node in gm.graph.nodes if node.op == "call_module"}
+    read = {str(node.target) for node in gm.graph.nodes if node.op == "get_attr"}
+    for path, part in gm.named_modules():
+        if part is not gm and (type(part) is not nn.Module or path in called):
+            continue
+        for held in (part._parameters, part._buffers):
+            for name in [name for name in held if (f"{path}.{name}" if path else name) not in read]:
+                del held[name]
 
 
 def _has_effect(gm: fx.GraphModule, node: fx.Node) -> bool:

@@ -27,6 +27,7 @@ from intaglio.graph_passes.graphs import (
     shape_of,
     value_of,
 )
+from intaglio.graph_passes.normalizing import CHANGES_OTHERS
 from intaglio.graph_passes.tracing import VALUES
 from intaglio.nn import DeQuantStub, FloatFunctional, QuantStub
 
@@ -127,7 +128,8 @@ def modularize(gm: fx.GraphModule) -> None:
             node.meta.setdefault(KEYS, (node.target,))
             rewrite_einsum(gm, node)
     for node in list(gm.graph.nodes):
-        if node.op in ("call_function", "call_method") and isinstance(value_of(node), Tensor):
+        is_call = node.op in ("call_function", "call_method") and CHANGES_OTHERS not in node.meta
+        if is_call and isinstance(value_of(node), Tensor):
             _modularize_node(gm, node)
     _drop_what_does_nothing(gm)
     drop_dead_nodes(gm)

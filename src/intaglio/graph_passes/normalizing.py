@@ -17,8 +17,10 @@ from torch import Tensor, fx, nn
 from intaglio.graph_passes.graphs import carry_meta, drop_dead_nodes, is_in_place, module_of, value_of
 from intaglio.graph_passes.tracing import MethodCall
 
-__all__ = ["fold_constants", "functionalize", "separate_calls"]
+__all__ = ["CHANGES_OTHERS", "fold_constants", "functionalize", "separate_calls"]
 
+CHANGES_OTHERS = "intaglio_changes_others"
+"""In the meta of a node that must stay in place: others see the change."""
 _CHEAP_TO_KEEP = 1 << 24
 """Folded tensors of more values than this, of views of parameters, are made in each call instead."""
 
@@ -113,6 +115,7 @@ def functionalize(gm: fx.GraphModule) -> set[fx.Node]:
         others = {other for other in family if other is not changed and other is not node}
         if any(order[user] > order[node] for other in others for user in other.users) or _is_setitem(node):
             held |= family | {node}
+            node.meta[CHANGES_OTHERS] = True
             continue
         for user in list(changed.users):
             if order.get(user, -1) > order[node]:

@@ -41,11 +41,13 @@ class Integers:
     nodes: those that give integers.
     qconfigs: of each node that is quantized, its qconfig; a dynamic one is between floats.
     reasons: why a node that could be quantized is not.
+    held: those whose values change in place after they were made.
     """
 
     nodes: set[fx.Node] = field(default_factory=set)
     qconfigs: dict[fx.Node, Any] = field(default_factory=dict)
     reasons: dict[fx.Node, str] = field(default_factory=dict)
+    held: frozenset[fx.Node] = frozenset()
 
 
 def choose_integers(
@@ -69,6 +71,7 @@ def choose_integers(
         if not after:
             break
         banned.update(after)
+    plan.held = frozenset(held)
     return plan
 
 
@@ -359,6 +362,8 @@ class _Stubs:
         if key not in self._made:
             stub = QuantStub()
             vars(stub)["qconfig"] = self._plan.qconfigs.get(user)
+            if source in self._plan.held:  # whoever asks later may see other values
+                return self._at(user.prev, source, "quant", stub)
             self._made[key] = self._after(source, "quant", stub)
             self._plan.nodes.add(self._made[key])
         return self._made[key]
@@ -384,10 +389,13 @@ class _Stubs:
         node.replace_input_with(source, self._dequantized(source))
 
     def _after(self, source: fx.Node, name: str, stub: nn.Module) -> fx.Node:
-        path = add_module(self._gm, scope_of(source), name, stub)
         at = source
         while at.next.op == "placeholder":
             at = at.next
+        return self._at(at, source, name, stub)
+
+    def _at(self, at: fx.Node, source: fx.Node, name: str, stub: nn.Module) -> fx.Node:
+        path = add_module(self._gm, scope_of(source), name, stub)
         with self._gm.graph.inserting_after(at):
             made = self._gm.graph.call_module(path, (source,))
         made.meta.update(source.meta)

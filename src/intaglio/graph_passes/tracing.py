@@ -11,8 +11,7 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,6 +20,7 @@ from torch import Tensor, fx, nn
 from torch.fx._symbolic_trace import _orig_module_call
 
 from intaglio.graph_passes.examples import Call, clone_values
+from intaglio.graph_passes.module_state import kept_state
 from intaglio.graph_passes.python_calls import PatchedCalls, find_culprit
 from intaglio.graph_passes.traced_values import CannotTrace, ValueProxy, check_equal, check_keys, is_told
 
@@ -50,7 +50,7 @@ class Traced:
 
     model: the copy; a `GraphModule` if the whole could be traced.
     regions: its graphs, the outer ones first.
-    alone: paths of layers that are called by Python code, with arguments that no graph can have.
+    alone: paths of layers that Python code calls, with what no graph can have or not in the examples.
     left: what stayed Python, by path, with the reason.
     """
 
@@ -129,7 +129,7 @@ def _trace_into(
     if treatment == "leaf":
         module = Around(module)
     tracer = _Tracer(path, treat)
-    with _kept_state(module):
+    with kept_state(module):
         try:
             graph_module = tracer.graph_module(module, calls)
         except Exception as error:  # whatever a user's forward raises when it meets a stand-in
@@ -169,8 +169,14 @@ def _trace_children(
     """Trace the children of a module whose own forward stays Python."""
     if isinstance(module, MethodCall):
         return
-    for inner, child, child_calls in _calls_of_children(module, calls):
+    called = _calls_of_children(module, calls)
+    for inner, child, child_calls in called:
         _trace_into(traced, _join(path, inner), child, child_calls, treat)
+    seen = [inner for inner, _, _ in called]
+    for inner, child in module.named_modules():
+        is_seen = any(inner == other or inner.startswith(f"{other}.") for other in seen)
+        if inner and not is_seen and treat(child, _join(path, inner)) == "leaf":
+            traced.alone.append(_join(path, inner))
 
 
 def _calls_of_children(module: nn.Module, calls: Sequence[Call]) -> list[tuple[str, nn.Module, list[Call]]]:
@@ -218,29 +224,6 @@ class _Watcher:
 
     def _leave(self, child: nn.Module, args: Any, output: Any) -> None:
         self._depth -= 1
-
-
-@contextmanager
-def _kept_state(module: nn.Module) -> Iterator[None]:
-    """Put everything back that a forward may write into modules: it met stand-ins."""
-    kept = [
-        (part, dict(vars(part)), dict(part._parameters), dict(part._buffers), dict(part._modules))
-        for part in module.modules()
-    ]
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for part, attributes, *tables in kept:
-            vars(part).clear()
-            vars(part).update(attributes)
-            for name, table in zip(("_parameters", "_buffers", "_modules"), tables, strict=True):
-                held = getattr(part, name)
-                held.clear()
-                held.update(table)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
 
 
 def _carry_attributes(source: nn.Module, target: fx.GraphModule) -> None:
