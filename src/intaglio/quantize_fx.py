@@ -426,6 +426,7 @@ def _prepare_region(gm: fx.GraphModule, path: str, settings: _Settings, record: 
             held=held,
             quantized_inputs=inputs,
             between_floats=settings.between_floats,
+            custom=_custom_classes(settings.custom.float_to_observed_mapping),
         )
 
     plan = choose()

@@ -10,7 +10,7 @@ last layer that multiplies. May import graphs, rules, nn and below.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -57,13 +57,15 @@ def choose_integers(
     held: Iterable[fx.Node] = (),
     quantized_inputs: Iterable[int] = (),
     between_floats: Literal["static", "dynamic"] = "dynamic",
+    custom: Collection[type[nn.Module]] = (),
 ) -> Integers:
     """Decide for every node of a graph of modules whether it gives integers.
 
     `held` must stay floats; `quantized_inputs` are the numbers of the placeholders that will be `QTensor`s;
-    `between_floats` is the form of a Linear whose input other float values were worked out for.
+    `custom` are classes of the user's own, which take and give integers; `between_floats` is the form of a
+    Linear whose input is worked out in float.
     """
-    chooser = _Chooser(gm, qconfig_of, set(quantized_inputs), between_floats)
+    chooser = _Chooser(gm, qconfig_of, set(quantized_inputs), between_floats, custom)
     banned = dict.fromkeys(held, "another value is changed through it in place") | chooser.better_in_float()
     for _ in range(_MOST_ROUNDS):
         plan = chooser.plan(banned)
@@ -81,6 +83,7 @@ class _Chooser:
     qconfig_of: QConfigOf
     quantized_inputs: set[int]
     between_floats: Literal["static", "dynamic"]
+    custom: Collection[type[nn.Module]]
 
     def plan(self, banned: dict[fx.Node, str]) -> Integers:
         """The plan, with these nodes in float."""
@@ -98,6 +101,10 @@ class _Chooser:
     def _decide(self, node: fx.Node, plan: Integers, banned: dict[fx.Node, str]) -> None:
         module, qconfig = module_of(self.gm, node), self.qconfig_of(node)
         rule = None if module is None else _rule_of(module)
+        if type(module) in self.custom and qconfig is not None:
+            plan.qconfigs[node] = qconfig
+            plan.nodes.add(node)
+            return
         if rule is None:
             if node not in banned and qconfig is not None and self._follows(node, plan):
                 plan.nodes.add(node)

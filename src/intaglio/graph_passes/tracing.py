@@ -277,8 +277,11 @@ class _Tracer(fx.Tracer):
             PatchedCalls(self, module) as self._patched,
         ):
             graph = self.trace(module)
+        graph._tracer_cls = None  # a pickle is read by torch's own
         for node in graph.nodes:
             node.meta[VALUES] = tuple(_without_data(value) for value in self.values.get(node, ()))
+            if node.op == "call_function" and not _is_of_torch(node.target):
+                node.meta["is_wrapped"] = True  # so that reading a pickle does not look into it
         made = fx.GraphModule(self.root, graph, type(module).__name__)
         made.train(module.training)
         return made
@@ -425,6 +428,7 @@ class _Tracer(fx.Tracer):
                         self.graph.erase_node(node)
                     self.left = left
 
+        call.__annotations__ = {}  # which torch.fx would write into the graph's code
         return call
 
     def _argument(self, parameter: inspect.Parameter, bound: Mapping[str, Any]) -> Any:
@@ -546,6 +550,10 @@ class _Tracer(fx.Tracer):
             raise CannotTrace(reason)
         self.left[f"{self.where() or '(model)'}: {function.__qualname__}()"] = reason
         return found
+
+
+def _is_of_torch(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).partition(".")[0] in ("torch", "_operator", "operator")
 
 
 def _differ(values: Sequence[Any]) -> bool:
