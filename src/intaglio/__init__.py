@@ -109,7 +109,13 @@ from intaglio.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
 from intaglio.qparams import PerAxis, PerGroup, PerRow, PerTensor, QParams
 from intaglio.qtensor import QTensor
 from intaglio.quant_type import QuantType
-from intaglio.quantize_fx import attach_preserved_attrs_to_model, convert_fx, fuse_fx, prepare_fx
+from intaglio.quantize_fx import (
+    attach_preserved_attrs_to_model,
+    convert_fx,
+    convert_to_reference_fx,
+    fuse_fx,
+    prepare_fx,
+)
 from intaglio.report import Summary, summary
 from intaglio.serialization import FileDescription, load, read_recipe, save
 
@@ -172,6 +178,7 @@ __all__ = [
     "auto_quantize",
     "convert",
     "convert_fx",
+    "convert_to_reference_fx",
     "correct_bias",
     "default_affine_fixed_qparams_observer",
     "default_debug_observer",

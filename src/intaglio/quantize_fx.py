@@ -20,7 +20,7 @@ from intaglio.eager.observing import is_prepared
 from intaglio.eager.planning import refuse_model
 from intaglio.eager.preparation import RECORD, prepare
 from intaglio.eager.static_planning import is_dynamic
-from intaglio.errors import ConversionError, NothingQuantizedError
+from intaglio.errors import ConfigError, ConversionError, NothingQuantizedError
 from intaglio.fx.custom_config import (
     ConvertCustomConfig,
     FuseCustomConfig,
@@ -52,6 +52,7 @@ __all__ = [
     "GraphRecord",
     "attach_preserved_attrs_to_model",
     "convert_fx",
+    "convert_to_reference_fx",
     "fuse_fx",
     "graph_record",
     "prepare_fx",
@@ -197,19 +198,50 @@ def convert_fx(
         What `prepare_fx` gave; it is left as it is.
     convert_custom_config : ConvertCustomConfig or dict, optional
         What a user's own observed classes become, and which attributes to keep.
-    qconfig_mapping : QConfigMapping or dict, optional
-        May only set to None what `prepare_fx` was told to quantize: that part stays float.
+    qconfig_mapping
+        Refused: what stays float is said to `prepare_fx`.
     backend_config, keep_original_weights
-        Accepted for the legacy's sake and without effect.
+        Accepted for the legacy's sake and without effect: the rules are those of `prepare_fx`, and float
+        weights are freed.
 
     Raises
     ------
     ConversionError
         The model is not prepared, was converted already, or an observer saw no data.
     """
+    return _convert(graph_module, convert_custom_config, _remove_qconfig, qconfig_mapping, is_reference=False)
+
+
+def convert_to_reference_fx(
+    graph_module: nn.Module,
+    convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None = None,
+    _remove_qconfig: bool = True,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any] | None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """As `convert_fx`, but give a float model that rounds weights and outputs as the quantized one does.
+
+    It runs on any device that torch knows, computes nothing on integers, and shows what quantization does;
+    its results differ from the quantized model's where a value lies on the edge between two integers.
+
+    >>> import torch, intaglio
+    >>> model, x = nn.Sequential(nn.Conv2d(3, 4, 1)).eval(), torch.randn(2, 3, 4, 4)
+    >>> prepared = prepare_fx(model, intaglio.get_default_qconfig_mapping(), (x,))
+    >>> _ = prepared(x)
+    >>> (convert_to_reference_fx(prepared)(x) - convert_fx(prepared)(x)).abs().max() < 0.05
+    tensor(True)
+    """
+    return _convert(graph_module, convert_custom_config, _remove_qconfig, qconfig_mapping, is_reference=True)
+
+
+def _convert(
+    graph_module: nn.Module, config: Any, remove_qconfig: bool, mapping: Any, *, is_reference: bool
+) -> nn.Module:
+    if mapping is not None:
+        raise ConfigError("conversion takes no qconfig_mapping: say what stays float to prepare_fx")
     if not isinstance(graph_module, nn.Module):
         raise ConversionError(f"convert_fx takes an nn.Module, not {type(graph_module).__name__}")
-    custom = as_convert_custom_config(convert_custom_config)
+    custom = as_convert_custom_config(config)
     record = graph_record(graph_module)
     if record is None and not any(isinstance(part, QuantizedModule) for part in graph_module.modules()):
         raise ConversionError(
@@ -217,7 +249,8 @@ def convert_fx(
         )
     converted = convert(
         graph_module,
-        remove_qconfig=_remove_qconfig,
+        remove_qconfig=remove_qconfig,
+        is_reference=is_reference,
         convert_custom_config_dict={
             "observed_to_quantized_custom_module_class": _custom_classes(custom.observed_to_quantized_mapping)
         },

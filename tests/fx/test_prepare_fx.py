@@ -92,6 +92,22 @@ def test_the_result_copies_pickles_and_compiles() -> None:
     assert torch.equal(torch.export.export(converted, (x,)).module()(x), expected)
 
 
+def test_reference_modules_compute_the_same_in_float() -> None:
+    net, batches = Net(), images()
+    prepared = intaglio.prepare_fx(net, intaglio.get_default_qconfig_mapping(), (batches[0],))
+    for batch in batches:
+        prepared(batch)
+    converted, reference = intaglio.convert_fx(prepared), intaglio.convert_to_reference_fx(prepared)
+    assert not kinds(converted) == kinds(reference)
+    assert sqnr(reference(batches[0]), converted(batches[0])) > 36
+    assert sqnr(reference.double()(batches[0].double()), converted(batches[0])) > 36
+    up = nn.Sequential(nn.ConvTranspose2d(4, 6, 3, groups=2), nn.Linear(5, 7)).eval()
+    x = torch.randn(2, 4, 3, 3)
+    prepared = intaglio.prepare_fx(up, intaglio.get_default_qconfig_mapping(), (x,))
+    prepared(x)
+    assert sqnr(intaglio.convert_to_reference_fx(prepared)(x), intaglio.convert_fx(prepared)(x)) > 36
+
+
 def test_fuse_fx() -> None:
     net, x = Net(), images()[0]
     for fused in (intaglio.fuse_fx(net, example_inputs=(x,)), intaglio.fuse_fx(net.stem)):
@@ -304,6 +320,11 @@ def test_bad_input_is_named_and_leaves_the_model_as_it_is() -> None:
         ),
         (intaglio.ConversionError, "converted already", lambda: intaglio.convert_fx(converted)),
         (intaglio.ConversionError, "not prepared", lambda: intaglio.convert_fx(net)),
+        (
+            intaglio.ConfigError,
+            "say what stays float to prepare_fx",
+            lambda: intaglio.convert_fx(prepared, qconfig_mapping=mapping),
+        ),
         (intaglio.ConversionError, "has seen no data", lambda: intaglio.convert_fx(prepared)),
         (intaglio.ConversionError, "not str", lambda: intaglio.prepare_fx("net", mapping, (x,))),  # type: ignore[arg-type]
         (
