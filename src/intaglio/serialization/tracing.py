@@ -25,7 +25,7 @@ from intaglio.serialization.allowed_functions import (
     name_of_function,
 )
 from intaglio.serialization.recorded_graph import Argument, RecordedGraph, Step, Variant
-from intaglio.serialization.traced_values import CarefulProxy, ConcreteCalls, is_in_place
+from intaglio.serialization.traced_values import CarefulProxy, ConcreteCalls, TypeQuestions, is_in_place
 from intaglio.serialization.values import UnstorableError, encode
 
 __all__ = ["record_forward"]
@@ -138,7 +138,7 @@ class _Tracer(fx.Tracer):
         self._inputs = {a.name for a in arguments if a.kind == "input"}.union(given)
         before = _state_of(model)
         try:
-            with ConcreteCalls(self, self._shared):
+            with ConcreteCalls(self, self._shared), TypeQuestions(self, model):
                 graph = self.trace(model)
         except UnstorableError as error:
             raise UnstorableError(f"{self._where()}: {error}") from None
