@@ -15,7 +15,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
-__all__ = ["PatchedNames", "classes_of", "package_of"]
+__all__ = ["PatchedNames", "classes_of", "is_users", "package_of"]
 
 _NOT_USERS = ("torch", "builtins", "intaglio")
 _OWN_MODELS = "intaglio.demo"
@@ -27,10 +27,15 @@ def package_of(name: str) -> str:
     return _OWN_MODELS if name.startswith(_OWN_MODELS) else name.partition(".")[0]
 
 
+def is_users(name: str) -> bool:
+    """Whether the Python module `name` is neither torch's, Python's built-in one nor the library's own."""
+    return package_of(name) not in _NOT_USERS
+
+
 def classes_of(module: nn.Module) -> list[type]:
     """The classes of `module` and of what is in it, with their bases, that are not torch's or Python's."""
     kinds = (kind for part in module.modules() for kind in type(part).__mro__)
-    return [kind for kind in dict.fromkeys(kinds) if package_of(kind.__module__) not in _NOT_USERS]
+    return [kind for kind in dict.fromkeys(kinds) if is_users(kind.__module__)]
 
 
 class PatchedNames:
