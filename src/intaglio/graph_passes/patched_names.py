@@ -32,9 +32,9 @@ def is_users(name: str) -> bool:
     return package_of(name) not in _NOT_USERS
 
 
-def classes_of(module: nn.Module) -> list[type]:
-    """The classes of `module` and of what is in it, with their bases, that are not torch's or Python's."""
-    kinds = (kind for part in module.modules() for kind in type(part).__mro__)
+def classes_of(module: nn.Module, *, inside: bool = True) -> list[type]:
+    """The classes of `module`, and of what is `inside`, and their bases, without torch's and Python's."""
+    kinds = (kind for part in (module.modules() if inside else [module]) for kind in type(part).__mro__)
     return [kind for kind in dict.fromkeys(kinds) if is_users(kind.__module__)]
 
 

@@ -20,6 +20,7 @@ from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from intaglio.errors import FileFormatError
 from intaglio.nn import DeQuantStub, FusedModule, QuantStub, ResidualLayer
+from intaglio.nn.padded_conv import PaddedConv1d, PaddedConv2d, PaddedConv3d
 from intaglio.serialization.allowed_functions import function_called, name_of_function
 from intaglio.serialization.values import UnstorableError, decode, encode
 
@@ -55,6 +56,7 @@ _CLASSES: dict[str, type[nn.Module]] = {
     "torch.nn.Module": nn.Module,  # what holds others in a torch.fx.GraphModule
     "intaglio.nn.FusedModule": FusedModule,
     "intaglio.nn.ResidualLayer": ResidualLayer,
+    **{f"intaglio.nn.{kind.__name__}": kind for kind in (PaddedConv1d, PaddedConv2d, PaddedConv3d)},
     "intaglio.nn.QuantStub": QuantStub,
     "intaglio.nn.DeQuantStub": DeQuantStub,
 }
@@ -127,6 +129,10 @@ def _arguments_of(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.RNNBase):
         names = [*_RNN_ARGUMENTS, "nonlinearity"] if isinstance(module, nn.RNN) else _RNN_ARGUMENTS
         return {name: getattr(module, name) for name in names if name != "proj_size" or module.proj_size}
+    if isinstance(module, (PaddedConv1d, PaddedConv2d, PaddedConv3d)):
+        arguments = _arguments_by_name(module, type(module).__bases__[1])
+        del arguments["padding_mode"]  # it is what pads by sides
+        return arguments | {"sides": list(module._reversed_padding_repeated_twice)}
     if isinstance(module, ResidualLayer):
         return {"activation": module.activation is not None}
     if isinstance(module, nn.PairwiseDistance):
@@ -148,10 +154,13 @@ def _arguments_of(module: nn.Module) -> dict[str, Any]:
     return _arguments_by_name(module)
 
 
-def _arguments_by_name(module: nn.Module) -> dict[str, Any]:
-    """The attributes that bear the names of the constructor's parameters, where they are not the defaults."""
+def _arguments_by_name(module: nn.Module, kind: type[nn.Module] | None = None) -> dict[str, Any]:
+    """The attributes that bear the names of the constructor's parameters, where they are not the defaults.
+
+    The constructor is that of `kind`, if it is given.
+    """
     found = {}
-    for name, parameter in inspect.signature(type(module).__init__).parameters.items():
+    for name, parameter in inspect.signature((kind or type(module)).__init__).parameters.items():
         if name in _NOT_ARGUMENTS or not hasattr(module, name):
             continue
         value = getattr(module, name)

@@ -28,8 +28,8 @@ def reachable_code(model: nn.Module) -> PythonCode:
 
 
 def find_method(module: nn.Module, qualified_name: str) -> Callable[..., Any] | None:
-    """The method of that qualified name among those of the class of `module`, or None."""
-    for kind in type(module).__mro__:
+    """The method of that qualified name that the user's class of `module` has, or None."""
+    for kind in classes_of(module, inside=False):
         for value in vars(kind).values():
             if isinstance(value, types.FunctionType) and value.__qualname__ == qualified_name:
                 return value
@@ -43,10 +43,8 @@ class _Search:
         self._named: dict[str, list[Any]] = {}
         self._seen: set[int] = set()
         self._waiting: list[types.FunctionType] = []
-        for kind in self._kinds:
-            self._meet(vars(kind).get("forward"))
         for part in model.modules():
-            for value in vars(part).values():
+            for value in (type(part).forward, *vars(part).values()):
                 self._meet(value)
         while self._waiting:
             self._follow(self._waiting.pop())
