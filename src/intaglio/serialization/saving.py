@@ -144,6 +144,7 @@ class _Inventory:
 def _take_inventory(model: nn.Module) -> _Inventory:
     inventory = _Inventory(graph_record(model) is not None)
     states: dict[Any, Mapping[str, str]] = {}
+    weights: dict[object, str] = {}
     for place in walk_modules(model):
         path, module, same_as = place
         if same_as is not None:
@@ -152,6 +153,8 @@ def _take_inventory(model: nn.Module) -> _Inventory:
             _check_registered(path, module)
             own = {name: f"{path}.{name}" if path else name for name in module.state_spec()}
             key = (module.kind, repr(module.config()), module.weights_identity())
+            if module.weight_identity() is not None:  # others may have the same weight and another scale
+                own["weight"] = weights.setdefault(module.weight_identity(), own["weight"])
             record = _quantized_record(path, module, states.setdefault(key, own))
             inventory.modules.append(record)
             inventory.quantized.append((record, module))
@@ -332,7 +335,8 @@ def _write_tensors(inventory: _Inventory, writer: TensorWriter) -> None:
         if written.issuperset(record.state.values()):
             continue
         for name, tensor in module.plain_state().items():
-            writer.write(record.state[name], tensor.contiguous())
+            if record.state[name] not in written:
+                writer.write(record.state[name], tensor.contiguous())
         written.update(record.state.values())
     for name, tensor in inventory.floats.items():
         writer.write(name, tensor.detach().cpu().contiguous())
