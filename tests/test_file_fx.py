@@ -1,6 +1,8 @@
 """Files of what `convert_fx` gives: every architecture comes back with the same bits, with its checks."""
 
+import contextlib
 import copy
+import random
 import re
 import warnings
 from collections.abc import Callable
@@ -364,3 +366,55 @@ def test_a_file_may_call_only_methods_of_the_given_model(
         intaglio.ConversionError, match="found Net without it, expected a module with the method"
     ):
         intaglio.load(tmp_path / "file", model=Net().eval())
+
+
+VALUES = [
+    None,
+    True,
+    -1,
+    2**40,
+    0.5,
+    "",
+    "x",
+    "gate",
+    "call__placed",
+    "torch.add",
+    "__class__",
+    [],
+    [[]],
+    {},
+    {"node": 3},
+]
+
+
+@pytest.mark.parametrize("given", [Net, None])
+@pytest.mark.parametrize("seed", range(4))
+def test_any_part_of_a_recipe_replaced(
+    mixed: tuple[nn.Module, Path], given: Callable[[], nn.Module] | None, seed: int, tmp_path: Path
+) -> None:
+    """Whatever stands anywhere in a recipe, with a model given or none: one of our own errors, or a model."""
+    draw, file = random.Random(seed), mixed[1]
+    if given is None:
+        file = tmp_path / "model"
+        save(quantize(Sized().eval(), sequences(20)), file)
+    data = file.read_bytes()
+
+    def edit(recipe: Any) -> None:
+        at = recipe["modules"]
+        while True:
+            key = draw.choice(sorted(at) if isinstance(at, dict) else range(len(at)))
+            if not isinstance(at[key], (dict, list)) or not at[key] or draw.random() < 0.1:
+                break
+            at = at[key]
+        if draw.random() < 0.3:
+            del at[key]
+        else:
+            at[key] = draw.choice(VALUES)
+
+    loaded = 0
+    for _ in range(60):
+        (tmp_path / "file").write_bytes(forge(data, edit))
+        with contextlib.suppress(intaglio.FileFormatError, intaglio.ConversionError):
+            intaglio.load(tmp_path / "file", model=given and given().eval())
+            loaded += 1
+    assert loaded < 60
