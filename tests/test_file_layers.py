@@ -10,6 +10,8 @@ from torch import nn
 
 import intaglio
 from intaglio.errors import FileFormatError
+from intaglio.nn import DeQuantStub, FusedModule, QuantStub, ResidualLayer
+from intaglio.nn.padded_conv import PaddedConv1d, PaddedConv2d, PaddedConv3d
 from intaglio.serialization.known_layers import _CLASSES, build_layer, describe_layer, qualified_name
 from intaglio.serialization.values import UnstorableError
 from tests.file_models import assert_loads, assert_same
@@ -50,7 +52,10 @@ LAYERS = [
     nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2, mask_check=False),
     nn.Unflatten(1, (2, 3)), nn.Unfold(2, padding=1), nn.Upsample(scale_factor=(2.0, 3.0), mode="bilinear"),
     nn.UpsamplingBilinear2d(scale_factor=2), nn.UpsamplingNearest2d(size=(3, 4)), nn.ZeroPad1d(1), nn.ZeroPad2d((1, 2, 3, 4)),
-    nn.ZeroPad3d(1),
+    nn.ZeroPad3d(1), nn.Module(), QuantStub(), DeQuantStub(), ResidualLayer(nn.Linear(4, 4)),
+    ResidualLayer(nn.Conv2d(3, 3, 1), nn.ReLU()), FusedModule(nn.Linear(4, 3), nn.GELU()),
+    PaddedConv1d(4, 6, 3, sides=(0, 2), bias=False), PaddedConv2d(3, 4, 3, sides=(0, 1, 0, 1), stride=2),
+    PaddedConv3d(1, 2, 2, sides=(0, 1, 0, 1, 1, 1), dilation=2),
 ]  # fmt: skip
 
 
@@ -135,7 +140,9 @@ def test_bent_layers_have_no_description(reason: str, layer: nn.Module) -> None:
     ("name", "arguments"),
     [
         ("os.system", {}),
-        ("torch.nn.Module", {}),
+        ("torch.nn.Module", {"forward": 1}),
+        ("torch.fx.GraphModule", {}),
+        ("intaglio.nn.PaddedConv2d", {"in_channels": 1, "out_channels": 1, "kernel_size": 1}),
         ("torch.nn.Linear", {"in_features": 10**15, "out_features": 10**15}),
         ("torch.nn.Linear", {"in_features": 8, "out_features": 8, "device": {"device": "cpu"}}),
         ("torch.nn.Embedding", {"num_embeddings": 2, "embedding_dim": 2, "_weight": [1]}),

@@ -6,6 +6,7 @@ below.
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -116,7 +117,7 @@ def summary(model: nn.Module) -> Summary:
     kept: dict[str, str] = getattr(model, RECORD, {})
     layers: list[LayerSummary] = []
     inside: list[str] = []
-    counted: dict[int, str] = {}
+    counted: dict[object, str] = {}
     for path, module in model.named_modules():
         if any(path.startswith(prefix) for prefix in inside):
             continue
@@ -134,15 +135,20 @@ def summary(model: nn.Module) -> Summary:
     return Summary(tuple(layers), left, share, vars(model).get(SCORES))
 
 
-def _quantized(path: str, module: QuantizedModule, counted: dict[int, str]) -> LayerSummary:
+def _quantized(path: str, module: QuantizedModule, counted: dict[object, str]) -> LayerSummary:
     holders = {counted.setdefault(id(tensor), path) for tensor in module.buffers()}
     kind, note = type(module).__name__, module.extra_repr()
     if holders and path not in holders:
         return LayerSummary(path, kind, True, f"{note}, shared with {_names(holders)}", 0, 0)
-    return LayerSummary(path, kind, True, note, module.float_bytes(), module.plain_bytes())
+    float_bytes, now, weight = module.float_bytes(), module.plain_bytes(), module.weight_identity()
+    holder = path if weight is None else counted.setdefault(weight, path)
+    if holder != path:
+        size = math.prod(module.state_spec()["weight"][0])
+        note, float_bytes, now = f"{note}, weight shared with '{holder}'", float_bytes - 4 * size, now - size
+    return LayerSummary(path, kind, True, note, float_bytes, now)
 
 
-def _kept(path: str, module: nn.Module, note: str, counted: dict[int, str]) -> LayerSummary:
+def _kept(path: str, module: nn.Module, note: str, counted: dict[object, str]) -> LayerSummary:
     size, holders = 0, set[str]()
     for parameter in module.parameters(recurse=False):
         holder = counted.setdefault(id(parameter), path)

@@ -19,6 +19,7 @@ from intaglio.eager.hooks import give_hooks, hooks_of
 from intaglio.eager.observing import INPUT_MEAN, OBSERVER, observer_of
 from intaglio.eager.planning import paths_of
 from intaglio.eager.preparation import RECORD, prepare
+from intaglio.eager.sharing import lower_once
 from intaglio.eager.static_planning import is_dynamic
 from intaglio.eager.weights import check_weights
 from intaglio.errors import ConfigError, ConversionError
@@ -26,6 +27,7 @@ from intaglio.nn.copying import copy_model
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.nn.reference import reference_of
+from intaglio.nn.twins import WeightPool
 from intaglio.observer import ObserverBase
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams, as_uint8
@@ -91,7 +93,8 @@ def convert(
     custom = (convert_custom_config_dict or {}).get("observed_to_quantized_custom_module_class", {})
     items = _plan(module, mapping or {}, custom)
     with torch.no_grad():
-        done = [(item, _make(item)) for item in items]
+        pool = WeightPool()
+        done = [(item, _make(item, pool)) for item in items]
         if is_reference:
             done = [(item, reference_of(item.module, quantized)) for item, quantized in done]
     kept = getattr(module, RECORD, {})
@@ -129,7 +132,7 @@ def swap_module(
     use_precomputed_fake_quant: bool = False,
 ) -> nn.Module:
     """The quantized form of one prepared module, or `mod` itself if it is none."""
-    maker = _maker_of(mod, "", mapping, custom_module_class_mapping or {}, _chosen_by)
+    maker = _maker_of(mod, "", mapping, custom_module_class_mapping or {}, _chosen_by, {})
     if maker is None:
         return mod
     with torch.no_grad():
@@ -160,11 +163,11 @@ def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any
         raise ConversionError(f"convert takes an nn.Module, not {type(model).__name__}")
     paths = paths_of(model)
     choose = cache(_chosen_by)  # a search, made once for each observer
-    items, inside = list[_Item](), list[str]()
+    items, inside, lowered = list[_Item](), list[str](), dict[object, nn.Module]()
     for path, module in model.named_modules():
         if any(path.startswith(prefix) for prefix in inside):
             continue
-        maker = _maker_of(module, path, mapping, custom, choose)
+        maker = _maker_of(module, path, mapping, custom, choose, lowered)
         if maker is not None:
             inside.append(path + "." if path else "")
             items.append(_Item(module, tuple(paths[id(module)]), maker))
@@ -179,7 +182,12 @@ def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any
 
 
 def _maker_of(
-    module: nn.Module, path: str, mapping: Mapping[Any, Any], custom: Mapping[Any, Any], choose: _Choose
+    module: nn.Module,
+    path: str,
+    mapping: Mapping[Any, Any],
+    custom: Mapping[Any, Any],
+    choose: _Choose,
+    lowered: dict[object, nn.Module],
 ) -> Callable[[], nn.Module] | None:
     """What makes the quantized form of `module`, or None if it is not prepared."""
     qconfig = vars(module).get("qconfig")
@@ -191,7 +199,7 @@ def _maker_of(
     if rule is None or qconfig is None:
         return None
     if is_dynamic(qconfig):
-        return (lambda: rule.lower_dynamic(module, qconfig, path)) if rule.weight_dtypes else None
+        return (lambda: lower_once(module, rule, qconfig, path, lowered)) if rule.weight_dtypes else None
     if rule.static is None or (rule.static.output == "observed" and observer_of(module) is None):
         return None
     return lambda: _lower_static(module, rule, qconfig, path, choose)
@@ -238,7 +246,7 @@ def _check_seen(items: Sequence[_Item], choose: _Choose) -> None:
         )
 
 
-def _make(item: _Item) -> nn.Module:
+def _make(item: _Item, pool: WeightPool) -> nn.Module:
     check_weights(item.module, item.paths[0])
     quantized = item.make()
     if not isinstance(quantized, nn.Module):
@@ -246,6 +254,7 @@ def _make(item: _Item) -> nn.Module:
             f"'{item.paths[0]}': its conversion gave a {type(quantized).__name__}, not an nn.Module"
         )
     if isinstance(quantized, QuantizedModule):
+        pool.share(quantized)
         quantized.replaced = {name: tuple(p.shape) for name, p in item.module.named_parameters()}
     return quantized
 

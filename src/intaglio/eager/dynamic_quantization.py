@@ -15,6 +15,7 @@ from torch import nn
 
 from intaglio.eager.hooks import give_hooks, hooks_of
 from intaglio.eager.planning import Plan, Replacement, plan_dynamic, read_spec, refuse_model, rules_with
+from intaglio.eager.sharing import lower_once
 from intaglio.eager.weights import check_weights, refresh_weights
 from intaglio.errors import ConversionError
 from intaglio.nn.copying import copy_model
@@ -95,15 +96,7 @@ def _check(plan: Plan) -> None:
 
 def _lower(item: Replacement, done: dict[object, nn.Module]) -> nn.Module:
     """The quantized form of one module, sharing weights with an earlier one where the floats did."""
-    parameters = tuple((name, id(p)) for name, p in item.module.named_parameters())
-    key = (item.rule.name, item.qconfig, item.module.extra_repr(), parameters)
-    earlier = done.get(key)
-    if isinstance(earlier, QuantizedModule):
-        quantized: nn.Module = earlier.twin(item.paths[0])
-    else:
-        with torch.no_grad():
-            quantized = item.rule.lower_dynamic(item.module, item.qconfig, item.paths[0])
-        done[key] = quantized
+    quantized = lower_once(item.module, item.rule, item.qconfig, item.paths[0], done)
     if not isinstance(quantized, nn.Module):
         raise ConversionError(
             f"'{item.paths[0]}': the mapping of {item.rule.name} gave {type(quantized).__name__}, "

@@ -2,7 +2,7 @@
 
 `len`, `int`, `max` and torch's factories take stand-ins while a model is traced; a function or method that
 cannot be traced is replaced, where the code looks it up, by one that becomes a step of the graph. All is put
-back afterwards. May import traced_values.
+back afterwards. May import patched_names, traced_values.
 """
 
 # ruff: noqa: SIM905 - lists of names read better as words
@@ -11,15 +11,15 @@ from __future__ import annotations
 
 import builtins
 import inspect
-import sys
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
+from intaglio.graph_passes.patched_names import PatchedNames, package_of
 from intaglio.graph_passes.traced_values import ValueProxy
 
 __all__ = ["PatchedCalls", "find_culprit"]
@@ -27,8 +27,6 @@ __all__ = ["PatchedCalls", "find_culprit"]
 _FACTORIES = """
     arange empty eye full linspace logspace ones rand randint randn randperm tril_indices triu_indices zeros
 """.split()
-_NOT_USERS = ("torch", "builtins", "intaglio")
-_OWN_MODELS = "intaglio.demo"
 
 
 class Traces(Protocol):
@@ -65,7 +63,7 @@ def find_culprit(error: BaseException, module: nn.Module) -> list[types.CodeType
         else:
             frames.append(trace.tb_frame)
         trace = trace.tb_next
-    own = _package(type(module).__module__)
+    own = package_of(type(module).__module__)
     users: list[types.FrameType] = []
     for frame in frames:
         name = str(frame.f_globals.get("__name__"))
@@ -74,47 +72,34 @@ def find_culprit(error: BaseException, module: nn.Module) -> list[types.CodeType
                 break
             continue
         users.append(frame)
-    foreign = [f for f in users if _package(str(f.f_globals.get("__name__"))) != own][:1]
+    foreign = [f for f in users if package_of(str(f.f_globals.get("__name__"))) != own][:1]
     return [frame.f_code for frame in (*foreign, *reversed(users))]
 
 
-def _package(name: str) -> str:
-    return _OWN_MODELS if name.startswith(_OWN_MODELS) else name.partition(".")[0]
-
-
-class PatchedCalls:
+class PatchedCalls(PatchedNames):
     """While it is entered, the code of `module` meets calls that know stand-ins."""
 
     def __init__(self, tracer: Traces, module: nn.Module) -> None:
+        super().__init__(module)
         self._tracer = tracer
-        self._classes = list(
-            dict.fromkeys(
-                kind
-                for part in module.modules()
-                for kind in type(part).__mro__
-                if kind.__module__.partition(".")[0] not in ("torch", "builtins")
-            )
-        )
-        self._undo: list[Callable[[], None]] = []
         self._left: set[types.CodeType] = set()
 
+    def is_instance(self, value: Any, kinds: Any) -> bool:
+        """What is asked of a stand-in is answered for its value."""
+        return _isinstance(value, kinds)
+
     def __enter__(self) -> PatchedCalls:
-        replaced: dict[str, Any] = {"len": self._len, "range": _range, "isinstance": _isinstance}
+        super().__enter__()
+        replaced: dict[str, Any] = {"len": self._len, "range": _range}
         replaced |= {"min": self._joining(min), "max": self._joining(max)}
         replaced |= {kind.__name__: self._number(kind) for kind in (int, float)}
         for space in self._namespaces():
             for name, function in replaced.items():
                 if name not in space:
                     self._set(space, name, function)
-        self._set(vars(torch), "is_tensor", lambda value: _isinstance(value, Tensor))
         for name in _FACTORIES:
             self._set(vars(torch), name, self._joining(getattr(torch, name)))
         return self
-
-    def __exit__(self, *error: object) -> None:
-        for undo in reversed(self._undo):
-            undo()
-        self._undo.clear()
 
     def leave(self, codes: list[types.CodeType], reason: str) -> bool:
         """Make the first function of `codes` that can be found a step of its own; whether there is one."""
@@ -194,31 +179,6 @@ class PatchedCalls:
 
         return Meta(kind.__name__, (), {})
 
-    # ---- Where the code looks names up --------------------------------------------------------------------
-
-    def _namespaces(self, filename: str = "") -> Iterator[dict[str, Any]]:
-        """The globals of the modules' own packages, and those of the file of that name."""
-        packages = {_package(kind.__module__) for kind in self._classes}.difference(_NOT_USERS)
-        for name, module in list(sys.modules.items()):
-            if not isinstance(module, types.ModuleType):
-                continue
-            inside = any(name == package or name.startswith(package + ".") for package in packages)
-            if inside or (filename and _shares_package(module, filename)):
-                yield vars(module)
-
-    def _set(self, space: dict[str, Any], name: str, value: Any) -> None:
-        had = name in space
-        before = space.get(name)
-        space[name] = value
-
-        def undo() -> None:
-            if had:
-                space[name] = before
-            else:
-                del space[name]
-
-        self._undo.append(undo)
-
 
 def _isinstance(value: Any, kinds: Any) -> bool:
     """What is asked of a stand-in is answered for its value."""
@@ -231,14 +191,3 @@ def _range(*args: Any) -> range:
 
 def _code_of(function: Callable[..., Any]) -> types.CodeType | None:
     return getattr(inspect.unwrap(function), "__code__", None)
-
-
-def _shares_package(module: types.ModuleType, filename: str) -> bool:
-    """Whether `module` is the file, or the package that gives out what the file defines."""
-    found = getattr(module, "__file__", None)
-    if not found:
-        return False
-    return bool(
-        found == filename
-        or (found.endswith("__init__.py") and filename.startswith(found[: -len("__init__.py")]))
-    )

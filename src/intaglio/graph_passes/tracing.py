@@ -24,7 +24,7 @@ from intaglio.graph_passes.module_state import kept_state
 from intaglio.graph_passes.python_calls import PatchedCalls, find_culprit
 from intaglio.graph_passes.traced_values import CannotTrace, ValueProxy, check_equal, check_keys, is_told
 
-__all__ = ["SCOPE", "VALUES", "MethodCall", "Region", "Traced", "trace_model"]
+__all__ = ["SCOPE", "VALUES", "MethodCall", "Region", "Traced", "carry_attributes", "trace_model"]
 
 SCOPE = "intaglio_scope"
 """In a node's meta: the path of the module in whose forward it stands."""
@@ -64,12 +64,14 @@ class MethodCall(nn.Module):
     """Calls a method of a module that is not its forward, and that calls no modules.
 
     `owner` has the module's own tensors and attributes; of its children it has what they are, and no weights.
+    `owner_path` is where it stood in the model that was traced.
     """
 
-    def __init__(self, owner: nn.Module, method: Callable[..., Any]) -> None:
+    def __init__(self, owner: nn.Module, method: Callable[..., Any], owner_path: str = "") -> None:
         super().__init__()
         self.owner = _without_children(owner)
         self.method = method
+        self.owner_path = owner_path
         self.training = owner.training
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -146,7 +148,7 @@ def _trace_into(
     if path == "":
         traced.model = graph_module
     else:
-        _carry_attributes(traced.model.get_submodule(path), graph_module)
+        carry_attributes(traced.model.get_submodule(path), graph_module)
         traced.model.set_submodule(path, graph_module)
     traced.regions.append(Region(path, graph_module))
     called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
@@ -226,7 +228,7 @@ class _Watcher:
         self._depth -= 1
 
 
-def _carry_attributes(source: nn.Module, target: fx.GraphModule) -> None:
+def carry_attributes(source: nn.Module, target: fx.GraphModule) -> None:
     """Let the module around a graph find what it may read of the module that the graph replaces."""
     carried = {
         name: value
@@ -543,7 +545,7 @@ class _Tracer(fx.Tracer):
         if not (isinstance(held, MethodCall) and held.method is function):
             while hasattr(self.root, name):
                 name += "_"
-            self.root._modules[name] = MethodCall(owner, function)
+            self.root._modules[name] = MethodCall(owner, function, _join(self.path, path))
         self._called_inside = False
         found = self.create_proxy("call_module", name, args, kwargs)
         if self._called_inside or not isinstance(found, fx.Proxy):

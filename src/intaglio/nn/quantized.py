@@ -189,6 +189,15 @@ class QuantizedModule(nn.Module):
         """Equal for two modules if, and only if, they share their weights."""
         return tuple(id(buffer) for buffer in self.buffers())
 
+    def packed_how(self) -> object | None:
+        """What besides the plain `weight` decides what `packed` holds; None where that holds more."""
+        return None
+
+    def weight_identity(self) -> object | None:
+        """Equal for two modules only if `weight` of their plain states is the same; None if unknown."""
+        packed = self._buffers.get("packed")
+        return None if packed is None or self.packed_how() is None else (type(self), id(packed))
+
     # ---- Copies, state dicts, pickles ---------------------------------------------------------------------
 
     def __deepcopy__(self, memo: dict[int, Any]) -> QuantizedModule:

@@ -178,6 +178,11 @@ class StaticProduct(StaticModule):
         self._buffers["bias"] = state.get("bias")
         self.load_output_state(state)
 
+    def packed_how(self) -> object | None:
+        """The geometry: bias and output are not in the packed weight."""
+        own = ("bias", *self.product_config())
+        return repr({name: value for name, value in self.config().items() if name not in own})
+
     def buffers_taken(self) -> None:
         """Forget what followed from other weights and parameters."""
         super().buffers_taken()

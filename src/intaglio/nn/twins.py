@@ -2,21 +2,24 @@
 
 Packed weights are one tensor in memory, but state dicts and pickles hold the plain ones, unpacked for each
 module anew: `Twins` lets modules with the same weights hand out the same plain tensors, so that what is tied
-is written once and is tied again when read. May import nothing from the package.
+is written once and is tied again when read. `WeightPool` is for modules that have the same weights, and other
+outputs. May import nothing from the package.
 """
 
 from __future__ import annotations
 
 import weakref
+import zlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
     from intaglio.nn.quantized import QuantizedModule
 
-__all__ = ["PickledWeights", "Twins"]
+__all__ = ["PickledWeights", "Twins", "WeightPool"]
 
 
 class PickledWeights:
@@ -68,3 +71,22 @@ class Twins:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Twins:
         return Twins()
+
+
+class WeightPool:
+    """Packed weights by what they hold: modules packed alike from equal weights come to hold one tensor."""
+
+    def __init__(self) -> None:
+        self._held: dict[object, QuantizedModule] = {}
+
+    def share(self, module: QuantizedModule) -> None:
+        """Let `module`, which was just packed, hold the tensor of an earlier one if they are equal."""
+        how = module.packed_how()
+        if how is None:
+            return
+        weight = module.plain_state()["weight"].contiguous()
+        checksum = zlib.crc32(memoryview(weight.numpy()))  # type: ignore[arg-type]
+        known = self._held.setdefault((type(module), how, checksum), module)
+        if known is not module and torch.equal(known.plain_state()["weight"], weight):
+            module._buffers["packed"] = known._buffers["packed"]
+            module.buffers_taken()

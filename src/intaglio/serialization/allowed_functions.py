@@ -2,14 +2,15 @@
 
 The functions and methods are those that PyTorch lets a tensor-like type override, which by their nature
 compute on tensors, less those that reach beyond (raw pointers, storage, hooks, devices, callables), plus
-factories, Python's operators and a few of `math`. Nothing here reads, writes, imports, compiles or loads.
-May import nothing from the package.
+factories, Python's operators, a few of `math` and of Python's built-in functions, and the checks that graphs
+from `prepare_fx` make. Nothing here reads, writes, imports, compiles or loads. May import graph_passes.
 """
 
 # ruff: noqa: SIM905 - long lists of names read better as words
 
 from __future__ import annotations
 
+import builtins
 import functools
 import math
 import operator
@@ -20,10 +21,12 @@ from typing import Any
 import torch
 from torch.overrides import get_overridable_functions
 
+from intaglio.graph_passes.traced_values import check_equal, check_keys
+
 __all__ = ["ATTRIBUTES", "FACTORIES", "RANDOM", "function_called", "is_method_allowed", "name_of_function"]
 
-ATTRIBUTES = frozenset("shape dtype device ndim T mT H mH real imag is_cuda".split())
-"""Attributes of tensors that a graph may read."""
+ATTRIBUTES = frozenset("shape dtype device ndim T mT H mH real imag is_cuda values indices data".split())
+"""Attributes of tensors, and of the tuples that torch's functions give, that a graph may read."""
 
 RANDOM = "rand randn randint randperm normal rand_like randn_like randint_like bernoulli multinomial".split()
 """Functions of `torch` whose result is never the same: recorded even where nothing depends on an input."""
@@ -34,11 +37,16 @@ FACTORIES = """
 """.split()
 """Functions of `torch` that make tensors from sizes."""
 
-_MATH = "ceil cos exp floor log log10 log2 pow sin sqrt tan tanh trunc".split()
+_MATH = """
+    ceil copysign cos exp fabs floor fmod hypot isqrt log log10 log1p log2 pow prod sin sqrt tan tanh trunc
+""".split()
+
+_BUILTINS = "abs bool float int len max min round".split()
 
 _OPERATORS = """
     abs add and_ eq floordiv ge getitem gt invert le lshift lt matmul mod mul ne neg or_ pos pow rshift sub
-    truediv xor iadd iand ifloordiv ilshift imatmul imod imul ior ipow irshift isub itruediv ixor
+    truediv xor not_ setitem contains iadd iand ifloordiv ilshift imatmul imod imul ior ipow irshift isub
+    itruediv ixor
 """.split()
 
 # What the list of overridable functions forgets.
@@ -88,6 +96,8 @@ def _functions() -> dict[str, Callable[..., Any]]:
         **{f"torch.nn.functional.{name}": getattr(torch.nn.functional, name) for name in _MORE_FUNCTIONAL},
         **{f"operator.{name}": getattr(operator, name) for name in _OPERATORS},
         **{f"math.{name}": getattr(math, name) for name in _MATH},
+        **{f"builtins.{name}": getattr(builtins, name) for name in _BUILTINS},
+        **{f"intaglio.{check.__name__}": check for check in (check_equal, check_keys)},
     }
     overridable = {id(f) for functions in get_overridable_functions().values() for f in functions}
     for module in (torch, torch.nn.functional, torch.linalg, torch.fft, torch.special):

@@ -6,7 +6,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from intaglio.serialization.container import TensorEntry
-from intaglio.serialization.recipe import QuantizedRecord, Recipe, SharedRecord
+from intaglio.serialization.recipe import (
+    GRAPH_CLASS,
+    METHOD_CLASS,
+    GraphRecord,
+    MethodRecord,
+    QuantizedRecord,
+    Recipe,
+    SharedRecord,
+)
 
 __all__ = ["FileDescription"]
 
@@ -29,7 +37,8 @@ class FileDescription:
         """How the file can be loaded, in a sentence."""
         structure = self.recipe.structure
         if structure.way == "modules":
-            return "load(path): every module is a layer that files know"
+            graphs = any(isinstance(record, GraphRecord) for record in self.recipe.modules)
+            return f"load(path): every module is a layer that files know{' or a graph' if graphs else ''}"
         if structure.graph is None:
             return f"load(path, model=...): {structure.reason}"
         missing = [
@@ -86,4 +95,8 @@ def _module(record: Any) -> dict[str, Any]:
             "config": dict(record.config),
             "tensors": dict(record.state),
         }
+    if isinstance(record, GraphRecord):
+        return {"path": record.path, "quantized": False, "kind": GRAPH_CLASS}
+    if isinstance(record, MethodRecord):
+        return {"path": record.path, "quantized": False, "kind": f"{METHOD_CLASS} of {record.method}"}
     return {"path": record.path, "quantized": False, "kind": record.class_name}

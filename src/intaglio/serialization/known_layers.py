@@ -2,7 +2,8 @@
 
 A description is proved when it is made: the layer that it builds must have the same attributes, parameters,
 buffers and children. A layer that a user has bent (hooks, replaced attributes, another activation) has no
-description, and the reason says why. May import allowed_functions, values and errors.
+description, and the reason says why. So are the float layers that graph mode makes. May import nn,
+allowed_functions, values and errors.
 """
 
 # ruff: noqa: SIM905 - long lists of names read better as words
@@ -14,14 +15,23 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn.modules.linear import NonDynamicallyQuantizableLinear
 
 from intaglio.errors import FileFormatError
+from intaglio.nn import DeQuantStub, FusedModule, QuantStub, ResidualLayer
+from intaglio.nn.padded_conv import PaddedConv1d, PaddedConv2d, PaddedConv3d
 from intaglio.serialization.allowed_functions import function_called, name_of_function
 from intaglio.serialization.values import UnstorableError, decode, encode
 
-__all__ = ["build_layer", "describe_layer", "holds_any_children", "is_known_class", "qualified_name"]
+__all__ = [
+    "build_layer",
+    "describe_layer",
+    "holds_any_children",
+    "holds_any_tensors",
+    "is_known_class",
+    "qualified_name",
+]
 
 _LAYERS = """
     AdaptiveAvgPool1d AdaptiveAvgPool2d AdaptiveAvgPool3d AdaptiveMaxPool1d AdaptiveMaxPool2d
@@ -43,6 +53,12 @@ _LAYERS = """
 _CLASSES: dict[str, type[nn.Module]] = {
     **{f"torch.nn.{name}": getattr(nn, name) for name in _LAYERS if hasattr(nn, name)},
     "torch.nn.NonDynamicallyQuantizableLinear": NonDynamicallyQuantizableLinear,
+    "torch.nn.Module": nn.Module,  # what holds others in a torch.fx.GraphModule
+    "intaglio.nn.FusedModule": FusedModule,
+    "intaglio.nn.ResidualLayer": ResidualLayer,
+    **{f"intaglio.nn.{kind.__name__}": kind for kind in (PaddedConv1d, PaddedConv2d, PaddedConv3d)},
+    "intaglio.nn.QuantStub": QuantStub,
+    "intaglio.nn.DeQuantStub": DeQuantStub,
 }
 _NAMES = {kind: name for name, kind in _CLASSES.items()}
 
@@ -64,7 +80,12 @@ def qualified_name(module: nn.Module) -> str:
 
 def holds_any_children(module: nn.Module) -> bool:
     """Whether `module` is a container whose children have the names that one gives them."""
-    return isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict))
+    return isinstance(module, (nn.Sequential, nn.ModuleList, nn.ModuleDict)) or holds_any_tensors(module)
+
+
+def holds_any_tensors(module: nn.Module) -> bool:
+    """Whether `module` is a container of tensors as well: a graph, or a plain `nn.Module` in one."""
+    return type(module) is nn.Module or isinstance(module, fx.GraphModule)
 
 
 def describe_layer(module: nn.Module) -> dict[str, Any]:
@@ -108,6 +129,12 @@ def _arguments_of(module: nn.Module) -> dict[str, Any]:
     if isinstance(module, nn.RNNBase):
         names = [*_RNN_ARGUMENTS, "nonlinearity"] if isinstance(module, nn.RNN) else _RNN_ARGUMENTS
         return {name: getattr(module, name) for name in names if name != "proj_size" or module.proj_size}
+    if isinstance(module, (PaddedConv1d, PaddedConv2d, PaddedConv3d)):
+        arguments = _arguments_by_name(module, type(module).__bases__[1])
+        del arguments["padding_mode"]  # it is what pads by sides
+        return arguments | {"sides": list(module._reversed_padding_repeated_twice)}
+    if isinstance(module, ResidualLayer):
+        return {"activation": module.activation is not None}
     if isinstance(module, nn.PairwiseDistance):
         return _arguments_by_name(module) | {"p": module.norm}
     if isinstance(module, nn.MultiheadAttention):
@@ -127,10 +154,13 @@ def _arguments_of(module: nn.Module) -> dict[str, Any]:
     return _arguments_by_name(module)
 
 
-def _arguments_by_name(module: nn.Module) -> dict[str, Any]:
-    """The attributes that bear the names of the constructor's parameters, where they are not the defaults."""
+def _arguments_by_name(module: nn.Module, kind: type[nn.Module] | None = None) -> dict[str, Any]:
+    """The attributes that bear the names of the constructor's parameters, where they are not the defaults.
+
+    The constructor is that of `kind`, if it is given.
+    """
     found = {}
-    for name, parameter in inspect.signature(type(module).__init__).parameters.items():
+    for name, parameter in inspect.signature((kind or type(module)).__init__).parameters.items():
         if name in _NOT_ARGUMENTS or not hasattr(module, name):
             continue
         value = getattr(module, name)
@@ -192,6 +222,10 @@ def _with_attributes(built: nn.Module, attributes: Mapping[str, Any]) -> nn.Modu
     return built
 
 
+def _build_residual(kind: type[nn.Module], activation: bool) -> nn.Module:
+    return kind(nn.Identity(), nn.Identity() if activation else None)
+
+
 def _build_transformer(kind: type[nn.Module], **arguments: Any) -> nn.Module:
     return kind(**arguments, custom_encoder=nn.Identity(), custom_decoder=nn.Identity())
 
@@ -201,6 +235,7 @@ _BUILDERS: dict[type[nn.Module], Callable[..., nn.Module]] = {
     **dict.fromkeys((nn.TransformerEncoderLayer, nn.TransformerDecoderLayer), _build_transformer_layer),
     **dict.fromkeys((nn.TransformerEncoder, nn.TransformerDecoder), _build_transformer_stack),
     nn.Transformer: _build_transformer,
+    ResidualLayer: _build_residual,
 }
 
 
@@ -209,7 +244,7 @@ _BUILDERS: dict[type[nn.Module], Callable[..., nn.Module]] = {
 
 def _check_alike(module: nn.Module, rebuilt: nn.Module) -> None:
     """Raise `UnstorableError` unless the two compute the same once they hold the same tensors."""
-    for name in ("_parameters", "_buffers"):
+    for name in () if holds_any_tensors(module) else ("_parameters", "_buffers"):
         found, expected = _shapes(getattr(module, name)), _shapes(getattr(rebuilt, name))
         if found != expected:
             raise UnstorableError(f"its {name[1:]} are {found}, where another one has {expected}")

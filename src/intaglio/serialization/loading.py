@@ -21,6 +21,7 @@ from intaglio.eager.dynamic_quantization import RECORD
 from intaglio.errors import ConversionError, FileFormatError
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
+from intaglio.nn.twins import WeightPool
 from intaglio.serialization.container import TensorReader
 from intaglio.serialization.description import FileDescription
 from intaglio.serialization.matching import replace_modules
@@ -142,6 +143,7 @@ def _fill(recipe: Recipe, modules: Mapping[str, nn.Module], reader: TensorReader
 def _fill_quantized(recipe: Recipe, modules: Mapping[str, nn.Module], reader: TensorReader) -> None:
     """Fill and pack the quantized modules; those with the same tensors come to share the packed ones."""
     filled: dict[Any, QuantizedModule] = {}
+    pool = WeightPool()
     for record in recipe.quantized():
         module = modules[record.path]
         assert isinstance(module, QuantizedModule)
@@ -150,6 +152,7 @@ def _fill_quantized(recipe: Recipe, modules: Mapping[str, nn.Module], reader: Te
             module.share_weights_of(filled[key])
         else:
             _pack(module, record, {name: reader.read(tensor) for name, tensor in record.state.items()})
+            pool.share(module)
             _core.release_free_memory()  # the plain tensors left a hole between the packed ones
             filled[key] = module
 

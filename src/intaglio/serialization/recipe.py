@@ -13,12 +13,23 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from intaglio.errors import FileFormatError
-from intaglio.serialization.recorded_graph import RecordedGraph, graph_from_fields, graph_to_json
+from intaglio.serialization.recorded_graph import (
+    RecordedGraph,
+    RegionGraph,
+    graph_from_fields,
+    graph_to_json,
+    region_from_fields,
+    region_to_json,
+)
 from intaglio.serialization.strict_json import Fields, parse_json
 
 __all__ = [
     "FORMAT_VERSION",
+    "GRAPH_CLASS",
+    "METHOD_CLASS",
+    "GraphRecord",
     "LayerRecord",
+    "MethodRecord",
     "ModuleRecord",
     "QuantizedRecord",
     "Recipe",
@@ -35,13 +46,17 @@ FORMAT_VERSION = (1, 0)
 MAX_DEPTH = 100
 """Most parts of a path."""
 
+GRAPH_CLASS = "torch.fx.GraphModule"
+METHOD_CLASS = "intaglio.MethodCall"
+"""The class names that stand in a file for modules that are a graph, or that call a method of the user's."""
+
 Way = Literal["modules", "graph", "none"]
 Role = Literal["parameter", "buffer", "constant"]
 
 
 @dataclass(frozen=True)
 class ModuleRecord:
-    """A module at a path of the model; the root's path is empty. One of the three classes below."""
+    """A module at a path of the model; the root's path is empty. One of the classes below."""
 
     path: str
 
@@ -66,6 +81,23 @@ class LayerRecord(ModuleRecord):
 
     class_name: str
     arguments: Mapping[str, Any] | None
+    training: bool
+
+
+@dataclass(frozen=True)
+class GraphRecord(ModuleRecord):
+    """A module whose forward is a graph, which calls modules and reads tensors below its own path."""
+
+    graph: RegionGraph
+    training: bool
+
+
+@dataclass(frozen=True)
+class MethodRecord(ModuleRecord):
+    """A module that calls `method`, a qualified name, of the user's module at `owner` in the float model."""
+
+    owner: str
+    method: str
     training: bool
 
 
@@ -150,9 +182,13 @@ def _module_to_json(module: ModuleRecord) -> dict[str, Any]:
         value["class"] = module.class_name
         if module.arguments is not None:
             value["arguments"] = module.arguments
+    elif isinstance(module, GraphRecord):
+        value |= {"class": GRAPH_CLASS, "graph": region_to_json(module.graph)}
+    elif isinstance(module, MethodRecord):
+        value |= {"class": METHOD_CLASS, "owner": module.owner, "method": module.method}
     elif isinstance(module, SharedRecord):
         value["same_as"] = module.same_as
-    if isinstance(module, (QuantizedRecord, LayerRecord)) and module.training:
+    if getattr(module, "training", False):
         value["training"] = True
     return value
 
@@ -226,6 +262,12 @@ def _read_module(fields: Fields) -> ModuleRecord:
             replaced=None if replaced is None else {n: _shape(s, fields.what) for n, s in replaced.items()},
             training=training,
         )
+    if "graph" in fields.value:
+        graph = region_from_fields(Fields(fields.value["graph"], f"{fields.what}: its graph"))
+        return GraphRecord(path, graph, training)
+    if "method" in fields.value:
+        owner = _checked_path(fields.text("owner"), fields.what)
+        return MethodRecord(path, owner, fields.text("method"), training)
     arguments = fields.mapping("arguments") if "arguments" in fields.value else None
     class_name = fields.text("class")
     if len(class_name) > 500 or not class_name.isprintable():
@@ -263,12 +305,15 @@ def _checked_path(path: str, what: str) -> str:
     return path
 
 
+_PARENTS = (LayerRecord, GraphRecord, MethodRecord)
+
+
 def _distinct_modules(modules: tuple[ModuleRecord, ...]) -> tuple[ModuleRecord, ...]:
     """`modules`, if the root comes first, no path twice, and every parent and twin before its user."""
     seen: dict[str, ModuleRecord] = {}
     for module in modules:
         parent = module.path.rpartition(".")[0]
-        if module.path in seen or (module.path and not isinstance(seen.get(parent), LayerRecord)):
+        if module.path in seen or (module.path and not isinstance(seen.get(parent), _PARENTS)):
             raise FileFormatError(f"the recipe's module {module.path!r} is listed twice or has no parent")
         if isinstance(module, SharedRecord) and not _can_stand_for(seen, module):
             raise FileFormatError(f"the recipe's module {module.path!r} is the same as one that is not there")
@@ -282,4 +327,4 @@ def _can_stand_for(seen: Mapping[str, ModuleRecord], module: SharedRecord) -> bo
     """Whether the other path is that of a module, and of none that would come to hold itself."""
     other = seen.get(module.same_as)
     inside = f"{module.path}.".startswith(f"{module.same_as}." if module.same_as else "")
-    return isinstance(other, (QuantizedRecord, LayerRecord)) and not inside
+    return other is not None and not isinstance(other, SharedRecord) and not inside

@@ -2,7 +2,8 @@
 
 A graph is a list of steps in order; a step's arguments name earlier steps by number, the graph's inputs
 being the first numbers. Optional inputs (`mask=None`) change what a forward does, so there is a variant
-for each choice of the optional inputs that are given. tracing.py records graphs, recorded_model.py runs
+for each choice of the optional inputs that are given. A graph that is a module of the model's tree, from
+`convert_fx`, is a `RegionGraph` instead. tracing.py and regions.py record graphs, recorded_model.py runs
 them. May import strict_json.
 """
 
@@ -15,9 +16,20 @@ from typing import Any, Literal, get_args
 from intaglio.errors import FileFormatError
 from intaglio.serialization.strict_json import Fields
 
-__all__ = ["Argument", "RecordedGraph", "Step", "Variant", "graph_from_fields", "graph_to_json"]
+__all__ = [
+    "Argument",
+    "Placeholder",
+    "RecordedGraph",
+    "RegionGraph",
+    "Step",
+    "Variant",
+    "graph_from_fields",
+    "graph_to_json",
+    "region_from_fields",
+    "region_to_json",
+]
 
-StepKind = Literal["module", "tensor", "function", "method", "attribute"]
+StepKind = Literal["module", "tensor", "function", "method", "attribute", "python"]
 ArgumentKind = Literal["input", "optional", "fixed"]
 
 
@@ -39,6 +51,7 @@ class Argument:
 class Step:
     """One operation: a module's call, a tensor of the model, a function, a tensor's method or attribute.
 
+    A step of the kind `python` calls a function or a class of the user's.
     `args` and `kwargs` are encoded values; the tensor whose method or attribute it is comes first.
     """
 
@@ -72,6 +85,45 @@ class RecordedGraph:
         """The names of a variant's inputs, in order: the graph's first numbers."""
         given = {argument.name for argument in self.arguments if argument.kind == "input"} | {*variant.given}
         return [argument.name for argument in self.arguments if argument.name in given]
+
+
+@dataclass(frozen=True)
+class Placeholder:
+    """An argument of a region: a name, with stars for the rest, and an encoded default if it has one."""
+
+    name: str
+    has_default: bool = False
+    default: Any = None
+
+
+@dataclass(frozen=True)
+class RegionGraph:
+    """What a `torch.fx.GraphModule` computes: its arguments, its steps, and what they return."""
+
+    inputs: tuple[Placeholder, ...]
+    steps: tuple[Step, ...]
+    output: Any
+
+
+def region_to_json(graph: RegionGraph) -> dict[str, Any]:
+    """The region as JSON values."""
+    return {
+        "inputs": [
+            {"name": p.name} | ({"default": p.default} if p.has_default else {}) for p in graph.inputs
+        ],
+        "steps": [_step_to_json(step) for step in graph.steps],
+        "output": graph.output,
+    }
+
+
+def region_from_fields(fields: Fields) -> RegionGraph:
+    """Read a region; as for `graph_from_fields`."""
+    if "output" not in fields.value:
+        raise FileFormatError(f"{fields.what} lacks 'output'")
+    inputs = fields.each(
+        "inputs", lambda f: Placeholder(f.text("name"), "default" in f.value, f.value.get("default"))
+    )
+    return RegionGraph(inputs, fields.each("steps", _read_step), fields.value["output"])
 
 
 def graph_to_json(graph: RecordedGraph) -> dict[str, Any]:

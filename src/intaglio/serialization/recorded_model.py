@@ -1,15 +1,17 @@
 """A model loaded without its class: a tree of modules, and a forward that is a recorded graph.
 
 `RecordedModel` is the root and `Part` every module whose class the file does not know; both bear that
-class's name. The graph becomes Python through `torch.fx`, after every name in it has been checked. May
-import allowed_functions, recorded_graph, values and errors.
+class's name. A region of a model that `convert_fx` gave is a `torch.fx.GraphModule` again. Graphs become
+Python through `torch.fx`, after every name in them has been checked. May import allowed_functions,
+recorded_graph, values and errors.
 """
 
 from __future__ import annotations
 
 import keyword
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -17,10 +19,10 @@ from torch import Tensor, fx, nn
 
 from intaglio.errors import FileFormatError, InputError
 from intaglio.serialization.allowed_functions import ATTRIBUTES, function_called, is_method_allowed
-from intaglio.serialization.recorded_graph import RecordedGraph, Step, Variant
+from intaglio.serialization.recorded_graph import Placeholder, RecordedGraph, RegionGraph, Step, Variant
 from intaglio.serialization.values import decode
 
-__all__ = ["Part", "RecordedModel"]
+__all__ = ["Part", "PythonCode", "RecordedModel", "build_region"]
 
 _PATH = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_ /+:@-]*(\.[A-Za-z0-9_][A-Za-z0-9_ /+:@-]*)*")
 
@@ -128,24 +130,61 @@ class RecordedModel(Part):
         )
 
 
+@dataclass(frozen=True)
+class PythonCode:
+    """What a graph may use of the user's own code: functions and classes, and attributes of the latter."""
+
+    functions: Mapping[str, Callable[..., Any]] = field(default_factory=dict)
+    attributes: frozenset[str] = frozenset()
+
+
+def build_region(
+    graph: RegionGraph, *, modules: frozenset[str], tensors: frozenset[str], code: PythonCode
+) -> fx.Graph:
+    """The `torch.fx` graph of a region, which may name `modules`, `tensors` and `code`, and nothing else.
+
+    Raises `FileFormatError` for a graph that names anything else.
+    """
+    return _GraphBuilder(modules, tensors, code).build_region(graph)
+
+
 class _GraphBuilder:
     """Builds a `torch.fx` graph from steps, each of which may name only what is allowed."""
 
-    def __init__(self, modules: frozenset[str], tensors: frozenset[str]) -> None:
+    def __init__(
+        self, modules: frozenset[str], tensors: frozenset[str], code: PythonCode | None = None
+    ) -> None:
         self._modules = modules
         self._tensors = tensors
+        self._code = code or PythonCode()
         self._graph = fx.Graph()
         self._nodes: list[fx.Node] = []
 
     def build(self, variant: Variant, inputs: Sequence[str]) -> fx.Graph:
         """The graph of a variant with these inputs."""
         for name in inputs:
-            if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(name) or name == "self":
-                raise FileFormatError(f"the graph has an argument called {name[:80]!r}")
-            self._nodes.append(self._graph.placeholder(name))
-        for number, step in enumerate(variant.steps, len(inputs)):
+            self._nodes.append(self._graph.placeholder(_checked_argument(name)))
+        return self._build_steps(variant.steps, variant.output)
+
+    def build_region(self, graph: RegionGraph) -> fx.Graph:
+        """The graph of a region."""
+        _check_order([p.name for p in graph.inputs])
+        for placeholder in graph.inputs:
+            self._nodes.append(self._placeholder(placeholder))
+        return self._build_steps(graph.steps, graph.output)
+
+    def _placeholder(self, placeholder: Placeholder) -> fx.Node:
+        stars = re.match(r"\*{0,2}", placeholder.name)
+        _checked_argument(placeholder.name[stars.end() if stars else 0 :])
+        default = (decode(placeholder.default, "a default"),) if placeholder.has_default else ()
+        if default and placeholder.name.startswith("*"):
+            raise FileFormatError(f"the graph has a default for {placeholder.name[:80]!r}")
+        return self._graph.create_node("placeholder", placeholder.name, default)
+
+    def _build_steps(self, steps: Sequence[Step], output: Any) -> fx.Graph:
+        for number, step in enumerate(steps, len(self._nodes)):
             self._nodes.append(self._add(step, f"step {number} of the graph"))
-        self._graph.output(decode(variant.output, "the graph's output", self._nodes))
+        self._graph.output(decode(output, "the graph's output", self._nodes))
         return self._graph
 
     def _add(self, step: Step, what: str) -> fx.Node:
@@ -162,15 +201,32 @@ class _GraphBuilder:
             return self._graph.call_method(target, args, kwargs)
         if (
             step.kind == "attribute"
-            and target in ATTRIBUTES
+            and (target in ATTRIBUTES or target in self._code.attributes)
             and len(args) == 1
             and isinstance(args[0], fx.Node)
         ):
             return self._graph.call_function(getattr, (args[0], target))
         function = function_called(target) if step.kind == "function" else None
+        if step.kind == "python":
+            function = self._code.functions.get(target)
         if function is None:
             raise FileFormatError(
                 f"{what} names the {step.kind} {target[:80]!r}, which files may not name, or which torch "
                 f"{torch.__version__} does not have"
             )
         return self._graph.call_function(function, args, kwargs)
+
+
+def _checked_argument(name: str) -> str:
+    if not (name.isascii() and name.isidentifier()) or keyword.iskeyword(name) or name == "self":
+        raise FileFormatError(f"the graph has an argument called {name[:80]!r}")
+    return name
+
+
+def _check_order(names: Sequence[str]) -> None:
+    """Refuse names that stand twice, and a `**` that is not the last."""
+    plain = [name.lstrip("*") for name in names]
+    starred = [name for name in names if name.startswith("*") and not name.startswith("**")]
+    misplaced = any(name.startswith("**") for name in names[:-1])
+    if len(set(plain)) < len(plain) or len(starred) > 1 or misplaced:
+        raise FileFormatError(f"the graph has impossible arguments {names!r:.80}")

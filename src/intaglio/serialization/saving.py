@@ -2,7 +2,7 @@
 
 First an inventory of modules and tensors, then the ways in which the model could be loaded without its class,
 each tried before it is promised; then the file, in which quantized modules are unpacked one at a time. May
-import tracing, skeleton, recipe, container, nn and errors.
+import regions, tracing, skeleton, recipe, container, quantize_fx, graph_passes, nn and errors.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from importlib.metadata import version
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from intaglio.eager.dynamic_quantization import RECORD
 from intaglio.errors import ConversionError, FileFormatError
+from intaglio.graph_passes.tracing import MethodCall
 from intaglio.nn.quantized import QuantizedModule, quantized_class
+from intaglio.quantize_fx import graph_record
 from intaglio.serialization.atomic_write import write_atomically
 from intaglio.serialization.container import TensorSpec, TensorWriter, storable
 from intaglio.serialization.description import FileDescription
@@ -28,7 +30,9 @@ from intaglio.serialization.known_layers import describe_layer, qualified_name
 from intaglio.serialization.loading import METADATA, METADATA_CHECKSUM
 from intaglio.serialization.recipe import (
     FORMAT_VERSION,
+    GraphRecord,
     LayerRecord,
+    MethodRecord,
     ModuleRecord,
     QuantizedRecord,
     Recipe,
@@ -39,6 +43,7 @@ from intaglio.serialization.recipe import (
     recipe_to_text,
 )
 from intaglio.serialization.recorded_model import Part, RecordedModel
+from intaglio.serialization.regions import record_region
 from intaglio.serialization.skeleton import build_model, check_owners, check_tensors
 from intaglio.serialization.tracing import record_forward
 from intaglio.serialization.values import UnstorableError
@@ -51,8 +56,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> FileDescription:
     """Write a quantized model to one file, a safetensors file with a recipe in its metadata; no pickle.
 
     The file takes the place of `path` only when it is whole and on the disk. Where the model's structure can
-    be written down, `load(path)` needs nothing else: all modules are layers of torch.nn and quantized ones,
-    or `torch.fx` can trace the forward (then no other thread should call models while this function runs).
+    be written down, `load(path)` needs nothing else: all modules are layers of torch.nn, quantized ones and
+    graphs, or `torch.fx` can trace the forward (then no other thread should call models while this runs).
     Where it cannot, a `UserWarning` says why, and `load(path, model=...)` takes a float model of the class.
 
     Parameters
@@ -70,7 +75,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> FileDescription:
     Raises
     ------
     ConversionError
-        Nothing in `model` is quantized, or it holds a tensor that no file can hold.
+        Nothing in `model` is quantized, or it holds a tensor, or a graph, that no file can hold.
     OSError
         The file could not be written; what was at `path` is untouched.
 
@@ -105,16 +110,19 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> FileDescription:
 class _Inventory:
     """What a model holds: records for the recipe, tensors and modules for the writer.
 
-    `why_not` says of each layer without description why it has none; `hooked` are the quantized modules with
-    forward hooks, which are code.
+    `why_not` says of each layer without description why it has none, and `python` which graphs need code of
+    the user's; `hooked` are the quantized modules with forward hooks, which are code. A graph of a model that
+    is `from_graph_mode` has no other form that could be loaded.
     """
 
+    from_graph_mode: bool
     modules: list[ModuleRecord] = field(default_factory=list)
     tensors: list[TensorRecord] = field(default_factory=list)
     quantized: list[tuple[QuantizedRecord, QuantizedModule]] = field(default_factory=list)
     floats: dict[str, Tensor] = field(default_factory=dict)
     names: dict[int, str] = field(default_factory=dict)
     why_not: dict[str, str] = field(default_factory=dict)
+    python: dict[str, str] = field(default_factory=dict)
     hooked: list[str] = field(default_factory=list)
 
     def specs(self) -> list[TensorSpec]:
@@ -134,8 +142,9 @@ class _Inventory:
 
 
 def _take_inventory(model: nn.Module) -> _Inventory:
-    inventory = _Inventory()
+    inventory = _Inventory(graph_record(model) is not None)
     states: dict[Any, Mapping[str, str]] = {}
+    weights: dict[object, str] = {}
     for place in walk_modules(model):
         path, module, same_as = place
         if same_as is not None:
@@ -144,12 +153,14 @@ def _take_inventory(model: nn.Module) -> _Inventory:
             _check_registered(path, module)
             own = {name: f"{path}.{name}" if path else name for name in module.state_spec()}
             key = (module.kind, repr(module.config()), module.weights_identity())
+            if module.weight_identity() is not None:  # others may have the same weight and another scale
+                own["weight"] = weights.setdefault(module.weight_identity(), own["weight"])
             record = _quantized_record(path, module, states.setdefault(key, own))
             inventory.modules.append(record)
             inventory.quantized.append((record, module))
             if module._forward_hooks or module._forward_pre_hooks:
                 inventory.hooked.append(path)
-        else:
+        elif not _add_graph(inventory, place):
             _add_float(inventory, place)
     if not inventory.quantized:
         raise ConversionError(
@@ -173,6 +184,30 @@ def _quantized_record(path: str, module: QuantizedModule, state: Mapping[str, st
     )
 
 
+def _add_graph(inventory: _Inventory, place: Place) -> bool:
+    """Add a module that graph mode made, if it is one: a graph, or a call of a method that stayed Python."""
+    path, module, _ = place
+    if isinstance(module, MethodCall):
+        name = module.method.__qualname__
+        inventory.modules.append(MethodRecord(path, module.owner_path, name, module.training))
+        inventory.python[path] = f"'{path}' calls the method {name}(), which stayed Python"
+        return True
+    if not isinstance(module, fx.GraphModule):
+        return False
+    try:
+        recorded = record_region(module)
+    except UnstorableError as error:
+        if inventory.from_graph_mode:
+            raise ConversionError(f"the graph cannot be written to a file: {error}") from None
+        return False
+    inventory.modules.append(GraphRecord(path, recorded.graph, module.training))
+    if recorded.python is not None:
+        where = f"the graph at '{path}'" if path else "the graph"
+        inventory.python[path] = f"{where}: {recorded.python}"
+    _add_tensors(inventory, path, module)
+    return True
+
+
 def _add_float(inventory: _Inventory, place: Place) -> None:
     path, module, _ = place
     arguments = None
@@ -188,6 +223,10 @@ def _add_float(inventory: _Inventory, place: Place) -> None:
                 f"'{path}' ({type(module).__name__}): {error}" if path else f"{class_name}: {error}"
             )
     inventory.modules.append(LayerRecord(path, class_name, arguments, module.training))
+    _add_tensors(inventory, path, module)
+
+
+def _add_tensors(inventory: _Inventory, path: str, module: nn.Module) -> None:
     prefix = f"{path}." if path else ""
     for name, parameter in module.named_parameters(recurse=False, remove_duplicate=False):
         inventory.add_tensor(
@@ -228,8 +267,10 @@ def _choose_structure(model: nn.Module, inventory: _Inventory) -> Structure:
         return Structure("graph", graph=model.graph)
     if inventory.hooked:
         return Structure("none", reason=f"'{inventory.hooked[0]}' has forward hooks, which are code")
-    if not inventory.why_not:
+    if not inventory.why_not and not inventory.python:
         return Structure("modules")
+    if inventory.python:
+        return Structure("none", reason=next(iter(inventory.python.values())))
     try:
         graph, constants = record_forward(model, _leaves(inventory), inventory.names)
         for name, tensor in constants.items():
@@ -294,7 +335,8 @@ def _write_tensors(inventory: _Inventory, writer: TensorWriter) -> None:
         if written.issuperset(record.state.values()):
             continue
         for name, tensor in module.plain_state().items():
-            writer.write(record.state[name], tensor.contiguous())
+            if record.state[name] not in written:
+                writer.write(record.state[name], tensor.contiguous())
         written.update(record.state.values())
     for name, tensor in inventory.floats.items():
         writer.write(name, tensor.detach().cpu().contiguous())

@@ -8,26 +8,37 @@ recipe, container and errors.
 from __future__ import annotations
 
 import typing
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
 from intaglio.errors import FileFormatError
 from intaglio.nn.quantized import QuantizedModule, quantized_class
 from intaglio.serialization.container import TensorSpec
-from intaglio.serialization.known_layers import build_layer, holds_any_children
+from intaglio.serialization.known_layers import build_layer, holds_any_children, holds_any_tensors
 from intaglio.serialization.recipe import (
+    GraphRecord,
     LayerRecord,
+    MethodRecord,
     ModuleRecord,
     QuantizedRecord,
     Recipe,
     SharedRecord,
 )
-from intaglio.serialization.recorded_model import Part, RecordedModel
+from intaglio.serialization.recorded_model import Part, PythonCode, RecordedModel, build_region
 
-__all__ = ["build_model", "build_quantized", "check_owners", "check_tensors"]
+__all__ = [
+    "build_graphs",
+    "build_known",
+    "build_model",
+    "build_quantized",
+    "check_children",
+    "check_owners",
+    "check_tensors",
+    "place_module",
+]
 
 Tensors = Mapping[str, TensorSpec]
 
@@ -99,20 +110,14 @@ def build_model(recipe: Recipe, tensors: Tensors) -> tuple[nn.Module, dict[str, 
     Float parameters and buffers are on the meta device, or, in a `Part`, not there yet.
     """
     modules: dict[str, nn.Module] = {}
-    placed: set[tuple[int, str]] = set()
     for record in recipe.modules:
         module = _build_module(record, recipe, tensors, modules)
         modules[record.path] = module
         if record.path:
             parent, _, name = record.path.rpartition(".")
-            _place(modules[parent], name, module, record.path)
-            placed.add((id(modules[parent]), name))
-    for path, module in modules.items():
-        if isinstance(module, QuantizedModule):
-            continue
-        for name, child in module._modules.items():
-            if child is not None and (id(module), name) not in placed:
-                raise FileFormatError(f"module '{path}' lacks its child '{name}'")
+            place_module(modules[parent], name, module, record.path)
+    check_children(modules)
+    build_graphs(recipe, modules)
     root = modules[""]
     if isinstance(root, RecordedModel):
         root.build(
@@ -122,11 +127,57 @@ def build_model(recipe: Recipe, tensors: Tensors) -> tuple[nn.Module, dict[str, 
     return root, modules
 
 
+def check_children(modules: Mapping[str, nn.Module]) -> None:
+    """Raise `FileFormatError` if a module that was rebuilt has a child that no record put there."""
+    placed = {(id(modules[parent]), name) for parent, _, name in (p.rpartition(".") for p in modules if p)}
+    for path, module in modules.items():
+        if isinstance(module, QuantizedModule):
+            continue
+        for name, child in module._modules.items():
+            if child is not None and (id(module), name) not in placed:
+                raise FileFormatError(f"module '{path}' lacks its child '{name}'")
+
+
+def build_graphs(recipe: Recipe, modules: Mapping[str, nn.Module], code: PythonCode | None = None) -> None:
+    """Give the graph modules among `modules` their graphs, which may use `code` and modules with code."""
+    callables = {r.path for r in recipe.modules if code is not None or _is_callable(r)}
+    callables |= {r.path for r in recipe.modules if isinstance(r, SharedRecord) and r.same_as in callables}
+    for record in recipe.modules:
+        if not isinstance(record, GraphRecord):
+            continue
+        module, prefix = modules[record.path], f"{record.path}." if record.path else ""
+        assert isinstance(module, fx.GraphModule)
+        inside = frozenset(path[len(prefix) :] for path in callables if path.startswith(prefix) and path)
+        tensors = frozenset(t.name[len(prefix) :] for t in recipe.tensors if t.name.startswith(prefix))
+        what = f"module '{record.path}'"
+        try:
+            module.graph = build_region(
+                record.graph, modules=inside, tensors=tensors, code=code or PythonCode()
+            )
+        except FileFormatError as error:
+            raise FileFormatError(f"{what}: {error}") from None
+        except Exception as error:  # a name that torch.fx cannot write as Python
+            raise FileFormatError(f"{what} is no program: {type(error).__name__}: {error}") from None
+
+
 def _is_callable(record: ModuleRecord) -> bool:
-    """Whether a graph may call the module: it is quantized, or a layer that was rebuilt."""
-    return isinstance(record, QuantizedRecord) or (
+    """Whether a graph may call the module: it is quantized, a graph, or a layer that was rebuilt."""
+    return isinstance(record, (QuantizedRecord, GraphRecord)) or (
         isinstance(record, LayerRecord) and record.arguments is not None
     )
+
+
+def build_known(record: ModuleRecord, tensors: Tensors) -> nn.Module | None:
+    """The module of a record: quantized, a graph, or a layer that files know; None for any other."""
+    if isinstance(record, QuantizedRecord):
+        return build_quantized(record, tensors)
+    if isinstance(record, GraphRecord):
+        module = fx.GraphModule(nn.Module(), fx.Graph())
+        module.train(record.training)
+        return module
+    if isinstance(record, LayerRecord) and record.arguments is not None:
+        return build_layer(record.class_name, record.arguments).train(record.training)
+    return None
 
 
 def _build_module(
@@ -134,21 +185,21 @@ def _build_module(
 ) -> nn.Module:
     if isinstance(record, SharedRecord):
         return modules[record.same_as]
-    if isinstance(record, QuantizedRecord):
-        return build_quantized(record, tensors)
-    assert isinstance(record, LayerRecord)
+    if isinstance(record, MethodRecord):
+        raise FileFormatError(f"module '{record.path}' calls a method, which takes a model to find it in")
     graph = recipe.structure.graph
-    if graph is not None and record.path == "":
+    if graph is not None and record.path == "" and isinstance(record, LayerRecord):
         constants = frozenset(tensor.name for tensor in recipe.tensors if tensor.role == "constant")
         return RecordedModel(record.class_name, graph, constants).train(record.training)
-    if record.arguments is not None:
-        return build_layer(record.class_name, record.arguments).train(record.training)
-    if graph is not None:
+    module = build_known(record, tensors)
+    if module is not None:
+        return module
+    if graph is not None and isinstance(record, LayerRecord):
         return Part(record.class_name).train(record.training)
     raise FileFormatError(f"module '{record.path}' has no description, though the recipe promises one")
 
 
-def _place(parent: nn.Module, name: str, child: nn.Module, path: str) -> None:
+def place_module(parent: nn.Module, name: str, child: nn.Module, path: str) -> None:
     """Put `child` where its parent has a place: a name that a constructor made, or any in a container."""
     if name in parent._modules:
         parent._modules[name] = child
@@ -164,7 +215,7 @@ def _place(parent: nn.Module, name: str, child: nn.Module, path: str) -> None:
 def check_tensors(recipe: Recipe, tensors: Tensors) -> None:
     """Raise `FileFormatError` unless the recipe's float tensors are in the file and in float modules."""
     seen: set[str] = set()
-    owners = {record.path for record in recipe.modules if isinstance(record, LayerRecord)}
+    owners = {record.path for record in recipe.modules if isinstance(record, (LayerRecord, GraphRecord))}
     for record in recipe.tensors:
         what = f"the tensor {record.name!r}"
         entry = tensors.get(record.tensor)
@@ -181,12 +232,19 @@ def check_tensors(recipe: Recipe, tensors: Tensors) -> None:
             raise FileFormatError(f"{what} has a name that no constant can have")
 
 
-def check_owners(recipe: Recipe, modules: Mapping[str, nn.Module], tensors: Tensors) -> None:
-    """Raise `FileFormatError` unless every float tensor fits its module, and every module has its tensors."""
+def check_owners(
+    recipe: Recipe, modules: Mapping[str, nn.Module], tensors: Tensors, given: Container[str] = ()
+) -> None:
+    """Raise `FileFormatError` unless every float tensor fits its module, and every module has its tensors.
+
+    `given` are the paths of modules that are not the file's.
+    """
     for record in recipe.tensors:
         path, _, name = record.name.rpartition(".")
         owner, shape = modules[path], tensors[record.tensor].shape
-        if isinstance(owner, Part):
+        if path in given:
+            continue
+        if isinstance(owner, Part) or holds_any_tensors(owner):
             if hasattr(owner, name):
                 raise FileFormatError(f"the tensor {record.name!r} has a name that no tensor can have")
             continue
@@ -195,7 +253,7 @@ def check_owners(recipe: Recipe, modules: Mapping[str, nn.Module], tensors: Tens
             there = None if expected is None else tuple(expected.shape)
             raise FileFormatError(f"the tensor {record.name!r} has shape {shape}, its module takes {there}")
     listed = {record.name for record in recipe.tensors}
-    layers = (record for record in recipe.modules if isinstance(record, LayerRecord))
+    layers = (r for r in recipe.modules if isinstance(r, LayerRecord) and r.path not in given)
     for layer in layers:
         module = modules[layer.path]
         for name, _ in (*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)):

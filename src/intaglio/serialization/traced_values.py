@@ -1,7 +1,7 @@
 """What a forward meets while it is traced: values that are not known, and calls that need none of them.
 
-`CarefulProxy` stands for the former and does not pretend to know more than it does; `ConcreteCalls` watches
-the latter. May import allowed_functions and values.
+`CarefulProxy` stands for the former and does not pretend to know more than it does, `TypeQuestions` answers
+for it; `ConcreteCalls` watches the latter. May import graph_passes, allowed_functions and values.
 """
 
 # ruff: noqa: SIM905 - lists of names read better as words
@@ -11,16 +11,18 @@ from __future__ import annotations
 import dis
 import sys
 import types
-from typing import Any
+from typing import Any, Protocol
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
+from intaglio.graph_passes.patched_names import PatchedNames
 from intaglio.serialization.allowed_functions import RANDOM
 from intaglio.serialization.values import UnstorableError
 
-__all__ = ["CarefulProxy", "ConcreteCalls", "is_in_place"]
+__all__ = ["CarefulProxy", "ConcreteCalls", "TypeQuestions", "is_in_place"]
 
 
 _RANDOM_METHODS = frozenset(
@@ -31,27 +33,17 @@ _IN_PLACE_OPERATORS = frozenset(
 )
 
 
+_PARAMETERS = (nn.Parameter, nn.Buffer)
+
+
+class AskedTracer(Protocol):
+    """A tracer that keeps the names of the inputs whose type was asked for."""
+
+    asked_for_type: set[str]
+
+
 class CarefulProxy(fx.Proxy):
-    """A value that is not known while tracing. torch.fx's own says it is no tensor, and code believes it.
-
-    Asked by the user's code (`isinstance`), inputs and parameters are tensors, which `RecordedModel` then
-    demands; what a result would be is not known.
-    """
-
-    @property  # type: ignore[misc]
-    def __class__(self) -> type:
-        asker = sys._getframe(1)
-        asks_for_parameter = asker.f_globals.get("__name__") == "torch.nn.parameter"
-        if asks_for_parameter and asker.f_back is not None:
-            asker = asker.f_back
-        package = str(asker.f_globals.get("__name__")).partition(".")[0]
-        if package in ("torch", "intaglio") and asker.f_code.co_name != "is_tensor":
-            return CarefulProxy
-        if self.node.op == "placeholder" and not asks_for_parameter:
-            self.tracer.asked_for_type.add(str(self.node.target))  # type: ignore[attr-defined]
-        elif self.node.op != "get_attr" or asks_for_parameter:
-            raise UnstorableError("it asks for the type of a value (isinstance), which a graph does not know")
-        return Tensor
+    """A value that is not known while tracing."""
 
     def __bool__(self) -> bool:
         """An assertion becomes a step of the graph; any other decision cannot be recorded."""
@@ -60,6 +52,28 @@ class CarefulProxy(fx.Proxy):
             return super().__bool__()
         self.tracer.create_proxy("call_function", torch._assert, (self, message), {})
         return True
+
+
+class TypeQuestions(PatchedNames):
+    """Tells the user's code (`isinstance`) that inputs and parameters are tensors.
+
+    `RecordedModel` then demands that the inputs be; what a result would be is not known.
+    """
+
+    def __init__(self, tracer: AskedTracer, module: nn.Module) -> None:
+        super().__init__(module)
+        self._tracer = tracer
+
+    def is_instance(self, value: Any, kinds: Any) -> bool:
+        """`isinstance(value, kinds)`, where that is known."""
+        if not isinstance(value, CarefulProxy):
+            return isinstance(value, kinds)
+        asked = set(tree_leaves(kinds))
+        if value.node.op not in ("placeholder", "get_attr") or not asked.isdisjoint(_PARAMETERS):
+            raise UnstorableError("it asks for the type of a value (isinstance), which a graph does not know")
+        if value.node.op == "placeholder":
+            self._tracer.asked_for_type.add(str(value.node.target))
+        return issubclass(Tensor, kinds)
 
 
 def _message_of_assertion(frame: types.FrameType) -> str | None:

@@ -18,14 +18,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from intaglio.nn.copying import copy_model, share_tensors
-from intaglio.serialization.allowed_functions import (
-    ATTRIBUTES,
-    FACTORIES,
-    is_method_allowed,
-    name_of_function,
-)
+from intaglio.serialization.allowed_functions import FACTORIES
 from intaglio.serialization.recorded_graph import Argument, RecordedGraph, Step, Variant
-from intaglio.serialization.traced_values import CarefulProxy, ConcreteCalls, is_in_place
+from intaglio.serialization.regions import step_of
+from intaglio.serialization.traced_values import CarefulProxy, ConcreteCalls, TypeQuestions, is_in_place
 from intaglio.serialization.values import UnstorableError, encode
 
 __all__ = ["record_forward"]
@@ -138,7 +134,7 @@ class _Tracer(fx.Tracer):
         self._inputs = {a.name for a in arguments if a.kind == "input"}.union(given)
         before = _state_of(model)
         try:
-            with ConcreteCalls(self, self._shared):
+            with ConcreteCalls(self, self._shared), TypeQuestions(self, model):
                 graph = self.trace(model)
         except UnstorableError as error:
             raise UnstorableError(f"{self._where()}: {error}") from None
@@ -228,7 +224,7 @@ class _Tracer(fx.Tracer):
         output: Any = None
         for node in graph.nodes:
             if node.op == "output":
-                output = _encode(node.args[0], numbers, "what the forward returns")
+                output = _encode_output(node, numbers)
                 continue
             if node.op != "placeholder":
                 steps.append(self._step(node, numbers))
@@ -236,30 +232,9 @@ class _Tracer(fx.Tracer):
         return Variant(given, tuple(steps), output)
 
     def _step(self, node: fx.Node, numbers: Mapping[fx.Node, int]) -> Step:
-        args = [_encode(arg, numbers, f"an argument of {node.name}") for arg in node.args]
-        kwargs = {
-            key: _encode(arg, numbers, f"an argument of {node.name}") for key, arg in node.kwargs.items()
-        }
-        target = str(node.target)
-        if node.op == "call_module":
-            return Step("module", target, args, kwargs)
-        if node.op == "get_attr":
-            return Step("tensor", target)
-        if node.target is getattr:
-            if len(node.args) != 2 or node.args[1] not in ATTRIBUTES:
-                raise UnstorableError(f"its forward reads the attribute {node.args[1]!r} of a tensor")
-            return Step("attribute", str(node.args[1]), args[:1])
-        self._refuse_in_place_constant(node)
-        if node.op == "call_method":
-            if not is_method_allowed(target):
-                raise UnstorableError(f"its forward calls Tensor.{target}, which files may not name")
-            return Step("method", target, args, kwargs)
-        assert callable(node.target)
-        name = name_of_function(node.target)
-        if name is None:
-            named = getattr(node.target, "__qualname__", target)
-            raise UnstorableError(f"its forward calls {named}, which files may not name")
-        return Step("function", name, args, kwargs)
+        if node.op in ("call_function", "call_method") and node.target is not getattr:
+            self._refuse_in_place_constant(node)
+        return step_of(node, numbers)
 
     def _refuse_in_place_constant(self, node: fx.Node) -> None:
         """A tensor made while tracing would be changed again in every call, and shared by their results."""
@@ -274,11 +249,11 @@ class _Tracer(fx.Tracer):
             raise UnstorableError(f"its forward changes a tensor in place that is no input ({name})")
 
 
-def _encode(value: Any, numbers: Mapping[fx.Node, int], what: str) -> Any:
+def _encode_output(node: fx.Node, numbers: Mapping[fx.Node, int]) -> Any:
     try:
-        return encode(value, numbers.__getitem__)
+        return encode(node.args[0], numbers.__getitem__)
     except UnstorableError as error:
-        raise UnstorableError(f"{what} is {error}") from None
+        raise UnstorableError(f"what the forward returns is {error}") from None
 
 
 def _state_of(model: nn.Module) -> dict[str, object]:
