@@ -20,7 +20,7 @@ from intaglio.graph_passes.graphs import (
     module_of,
     shape_of,
 )
-from intaglio.graph_passes.tracing import VALUES
+from intaglio.graph_passes.tracer import VALUES
 from intaglio.nn import FloatFunctional, ResidualLayer
 from intaglio.nn.fused import layer_kind
 

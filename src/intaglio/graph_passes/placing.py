@@ -19,7 +19,7 @@ from torch import Tensor, fx, nn
 from intaglio.eager.static_planning import is_dynamic
 from intaglio.graph_passes.fusing import is_functional, is_summed_in
 from intaglio.graph_passes.graphs import add_module, is_check, module_of, scope_of, value_of
-from intaglio.graph_passes.tracing import VALUES
+from intaglio.graph_passes.tracer import VALUES
 from intaglio.graph_passes.trying import try_integers
 from intaglio.nn import DeQuantStub, FloatFunctional, FusedModule, QuantStub, ResidualLayer
 from intaglio.nn.fused import layer_kind
