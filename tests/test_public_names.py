@@ -113,6 +113,7 @@ PUBLIC = [
     "load_observer_state_dict",
     "per_channel_dynamic_qconfig",
     "per_channel_weight_observer_range_neg_127_to_127",
+    "per_group_dynamic_qconfig",
     "per_tensor_dynamic_qconfig",
     "prepare",
     "prepare_fx",

@@ -102,6 +102,7 @@ from intaglio.qconfig import (
     float_qparams_weight_only_qconfig_4bit,
     get_default_qconfig,
     per_channel_dynamic_qconfig,
+    per_group_dynamic_qconfig,
     per_tensor_dynamic_qconfig,
     qconfig_equals,
 )
@@ -225,6 +226,7 @@ __all__ = [
     "load_observer_state_dict",
     "per_channel_dynamic_qconfig",
     "per_channel_weight_observer_range_neg_127_to_127",
+    "per_group_dynamic_qconfig",
     "per_tensor_dynamic_qconfig",
     "prepare",
     "prepare_fx",

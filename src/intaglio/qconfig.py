@@ -28,7 +28,7 @@ from intaglio.observer import (
     default_reuse_input_observer,
     default_weight_observer,
 )
-from intaglio.qparams import FLOAT16, INT8, UINT4, UINT8, PerTensor, QuantizedType, parse_dtype
+from intaglio.qparams import FLOAT16, INT8, UINT4, UINT8, PerGroup, PerTensor, QuantizedType, parse_dtype
 
 __all__ = [
     "QConfig",
@@ -48,6 +48,7 @@ __all__ = [
     "float_qparams_weight_only_qconfig_4bit",
     "get_default_qconfig",
     "per_channel_dynamic_qconfig",
+    "per_group_dynamic_qconfig",
     "per_tensor_dynamic_qconfig",
     "qconfig_equals",
 ]
@@ -171,6 +172,11 @@ per_tensor_dynamic_qconfig = QConfig(
     PlaceholderObserver.with_args(dtype=UINT8, granularity=PerTensor()), default_per_channel_weight_observer
 )
 """int8 weights per output channel, one range for all of a layer's activations (what the legacy did)."""
+
+per_group_dynamic_qconfig = QConfig(
+    PlaceholderObserver.with_args(dtype=UINT8, granularity=PerGroup(128)), default_per_channel_weight_observer
+)
+"""int8 weights per output channel, uint8 activations per row and run of 128 features: for language models."""
 
 float16_dynamic_qconfig = QConfig(
     PlaceholderObserver.with_args(dtype=FLOAT16), PlaceholderObserver.with_args(dtype=FLOAT16)

@@ -15,6 +15,7 @@ from intaglio.nn.float_functional import FloatFunctional, QFunctional
 from intaglio.nn.fused import FusedModule
 from intaglio.nn.fused_static import FUSED as _FUSED  # noqa: F401  # registers its rule
 from intaglio.nn.linear import DynamicLinear
+from intaglio.nn.linear_grouped import GroupedLinear
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.linear_static import QuantizedLinear
 from intaglio.nn.normalization import QuantizedGroupNorm, QuantizedLayerNorm
@@ -40,6 +41,7 @@ __all__ = [
     "DynamicRNNCell",
     "FloatFunctional",
     "FusedModule",
+    "GroupedLinear",
     "HalfLinear",
     "QFunctional",
     "QuantStub",

@@ -1,4 +1,4 @@
-"""Linear: the dynamic quantized form, and the rule of this form and of linear_half.py's.
+"""Linear: the dynamic quantized form, and the rule of this form, of linear_half.py's and linear_grouped.py's.
 
 Weights are int8 per output channel; activations are quantized to uint8 as they come, per row unless
 the qconfig says otherwise. May import ops, rules, quantized, linear_half and errors.
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from intaglio.nn.linear_grouped import GroupedLinear
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.linear_static import QuantizedLinear
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
@@ -21,7 +22,7 @@ from intaglio.ops.library import is_eager
 from intaglio.ops.linear import run_linear_columns, run_linear_dynamic
 from intaglio.ops.packing import MAX_K, pack_weight, unpack_weight
 from intaglio.qconfig import QConfig
-from intaglio.qparams import FLOAT16, INT8, PerRow, QParams
+from intaglio.qparams import FLOAT16, INT8, PerGroup, PerRow, PerTensor, QParams
 from intaglio.qtensor import QTensor
 from intaglio.rules import Example, OpRule, StaticForm, register_rule
 
@@ -59,7 +60,7 @@ class DynamicLinear(QuantizedModule):
     def from_weight(cls, weight: Tensor, bias: Tensor | None, qconfig: QConfig, path: str) -> DynamicLinear:
         """Quantize an `(out_features, in_features)` float weight and its bias."""
         data, scale = quantize_weight(weight, qconfig, path)
-        per_row = isinstance(getattr(qconfig.activation(), "granularity", PerRow()), PerRow)
+        per_row = not isinstance(_granularity(qconfig), PerTensor)
         quantized = cls(weight.shape[1], weight.shape[0], bias=bias is not None, per_row=per_row, path=path)
         state = {"weight": data, "weight_scale": scale}
         if bias is not None:
@@ -158,7 +159,14 @@ def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None]:
 def _lower(module: nn.Module, qconfig: QConfig, path: str) -> nn.Module:
     if qconfig.weight().dtype is FLOAT16:
         return HalfLinear.from_weight(*_weight_and_bias(module), path)
+    granularity = _granularity(qconfig)
+    if isinstance(granularity, PerGroup):
+        return GroupedLinear.from_weight(*_weight_and_bias(module), qconfig, path, granularity.size)
     return DynamicLinear.from_float(module, qconfig, path)
+
+
+def _granularity(qconfig: QConfig) -> Any:
+    return getattr(qconfig.activation(), "granularity", PerRow())
 
 
 def _lower_static(module: nn.Module, qconfig: QConfig, path: str, output: QParams | None) -> nn.Module:
