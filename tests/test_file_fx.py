@@ -322,6 +322,12 @@ HOSTILE = [
     (add_module(path="forward", arguments={}), "no module can have"),
     (add_module(path="graph", arguments={}), "no module can have"),
     (add_module(path="m", owner="", method="f"), "takes a model"),
+    (lambda recipe: recipe["account"].update(macs=-1), "not negative"),
+    (lambda recipe: recipe["account"].update(graphs=[3]), "list of paths"),
+    (lambda recipe: recipe["account"].update(left={"": 3}), "string"),
+    (lambda recipe: recipe.update(account=3), "object"),
+    (lambda recipe: recipe.update(scores=[1.0]), "two numbers"),
+    (lambda recipe: recipe.update(scores=["a", 1.0]), "two numbers"),
     (lambda recipe: recipe["tensors"].append(recipe["tensors"][0] | {"name": "code"}), "no tensor can have"),
 ]  # fmt: skip
 

@@ -7,6 +7,7 @@ import torch  # noqa: F401  # before the core: torch's wheel carries the OpenMP 
 
 from intaglio import _core
 from intaglio.accuracy import correct_bias, equalize, round_weights
+from intaglio.auto import auto_quantize
 from intaglio.backend_config import (
     BackendConfig,
     BackendPatternConfig,
@@ -108,7 +109,13 @@ from intaglio.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
 from intaglio.qparams import PerAxis, PerGroup, PerRow, PerTensor, QParams
 from intaglio.qtensor import QTensor
 from intaglio.quant_type import QuantType
-from intaglio.quantize_fx import attach_preserved_attrs_to_model, convert_fx, fuse_fx, prepare_fx
+from intaglio.quantize_fx import (
+    attach_preserved_attrs_to_model,
+    convert_fx,
+    convert_to_reference_fx,
+    fuse_fx,
+    prepare_fx,
+)
 from intaglio.report import Summary, summary
 from intaglio.serialization import FileDescription, load, read_recipe, save
 
@@ -168,8 +175,10 @@ __all__ = [
     "UniformQuantizationObserverBase",
     "add_quant_dequant",
     "attach_preserved_attrs_to_model",
+    "auto_quantize",
     "convert",
     "convert_fx",
+    "convert_to_reference_fx",
     "correct_bias",
     "default_affine_fixed_qparams_observer",
     "default_debug_observer",

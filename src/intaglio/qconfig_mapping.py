@@ -168,6 +168,11 @@ class QConfigMapping:
                 return self.object_type_qconfigs[kind]
         return self.global_qconfig
 
+    def qconfigs(self) -> Iterator[QConfigAny]:
+        """Every qconfig that the mapping holds."""
+        for held in vars(self).values():
+            yield from held.values() if isinstance(held, Mapping) else (held,)
+
     def check_names(self, names: Collection[str]) -> None:
         """Raise `ConfigError` for each path that the mapping names and that is not among `names`.
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 from torch import fx, nn
@@ -20,23 +20,26 @@ from intaglio.eager.observing import is_prepared
 from intaglio.eager.planning import refuse_model
 from intaglio.eager.preparation import RECORD, prepare
 from intaglio.eager.static_planning import is_dynamic
-from intaglio.errors import ConversionError, NothingQuantizedError
+from intaglio.errors import ConfigError, ConversionError, NothingQuantizedError
 from intaglio.fx.custom_config import (
     ConvertCustomConfig,
     FuseCustomConfig,
     PrepareCustomConfig,
+    StandaloneModuleConfigEntry,
     as_convert_custom_config,
     as_fuse_custom_config,
     as_prepare_custom_config,
 )
+from intaglio.graph_passes.counting import count_multiply_adds
 from intaglio.graph_passes.examples import Call, example_call, vary_sizes
 from intaglio.graph_passes.fusing import fuse_graph, fuse_residuals
 from intaglio.graph_passes.graphs import drop_dead_nodes, module_of, scope_of
 from intaglio.graph_passes.modularize import KEYS, modularize
+from intaglio.graph_passes.module_state import kept_state
 from intaglio.graph_passes.normalizing import fold_constants, functionalize, separate_calls
 from intaglio.graph_passes.placing import Integers, choose_integers, insert_stubs
 from intaglio.graph_passes.restoring import restore_functions
-from intaglio.graph_passes.tracing import Traced, trace_model
+from intaglio.graph_passes.tracing import Traced, Treatment, trace_model
 from intaglio.nn import FusedModule, ResidualLayer
 from intaglio.nn.copying import copy_model
 from intaglio.nn.fast_path import leave_fast_paths
@@ -49,6 +52,7 @@ __all__ = [
     "GraphRecord",
     "attach_preserved_attrs_to_model",
     "convert_fx",
+    "convert_to_reference_fx",
     "fuse_fx",
     "graph_record",
     "prepare_fx",
@@ -56,6 +60,8 @@ __all__ = [
 
 GRAPH_RECORD = "intaglio_graph_record"
 """Attribute of a prepared or converted model: a `GraphRecord`."""
+SCORES = "intaglio_scores"
+"""Attribute of a converted model: the scores of the float model and of itself, if they were asked for."""
 
 
 @dataclass
@@ -65,12 +71,16 @@ class GraphRecord:
     graphs: the paths of the modules that became graphs; `""` alone means the whole model did.
     left: what stayed Python, by path, and why.
     floats: modules that have a quantized form and stay float, by path, and why.
+    preserved: attributes that the user asked to keep.
+    macs, int8_macs: multiply-adds of one call on the example inputs, in all and in int8.
     """
 
     graphs: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
     floats: dict[str, str] = field(default_factory=dict)
     preserved: dict[str, Any] = field(default_factory=dict)
+    macs: int = 0
+    int8_macs: int = 0
 
 
 def graph_record(model: nn.Module) -> GraphRecord | None:
@@ -89,7 +99,7 @@ def prepare_fx(
     strict: bool = False,
     between_floats: Literal["static", "dynamic"] = "dynamic",
 ) -> nn.Module:
-    """Give a model that observes its values where it will be quantized: run data through it, then `convert_fx`.
+    """Give a model that observes its values: run representative data through it, then `convert_fx`.
 
     The model is traced on the example inputs. What cannot be traced is called as it is and what it calls is
     traced by itself, so that this never fails as a whole; `intaglio.summary` of the converted model names
@@ -116,7 +126,7 @@ def prepare_fx(
     Returns
     -------
     nn.Module
-        A `torch.fx.GraphModule`, or a copy of `model` with graphs inside where its own forward cannot be traced.
+        A `torch.fx.GraphModule`, or a copy of `model` with graphs inside if its own forward cannot be traced.
 
     Raises
     ------
@@ -140,12 +150,11 @@ def prepare_fx(
     mapping = as_qconfig_mapping(qconfig_mapping)
     custom = as_prepare_custom_config(prepare_custom_config)
     backend = as_backend_config(backend_config)
-    _check_model(model, "prepare_fx")
+    check_float_model(model, "prepare_fx")
     paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
     mapping.check_names(paths)
     _check_paths(custom, paths)
-    call = example_call(model, example_inputs)
-    traced = _trace(model, call, mapping, custom)
+    traced = _trace(model, example_inputs, custom)
     if strict and traced.left:
         raise ConversionError(
             "strict: not everything can be traced: "
@@ -153,7 +162,8 @@ def prepare_fx(
         )
     record = GraphRecord([region.path for region in traced.regions], traced.left)
     for region in traced.regions:
-        _prepare_region(region.graph_module, region.path, mapping, custom, backend, record, between_floats)
+        settings = _settings_of(model, region.path, _Settings(mapping, custom, backend, between_floats))
+        _prepare_region(region.graph_module, region.path, settings, record)
     result = traced.model
     for path in traced.alone:
         _prepare_alone(result.get_submodule(path), path, mapping, record)
@@ -188,19 +198,50 @@ def convert_fx(
         What `prepare_fx` gave; it is left as it is.
     convert_custom_config : ConvertCustomConfig or dict, optional
         What a user's own observed classes become, and which attributes to keep.
-    qconfig_mapping : QConfigMapping or dict, optional
-        May only set to None what `prepare_fx` was told to quantize: that part stays float.
+    qconfig_mapping
+        Refused: what stays float is said to `prepare_fx`.
     backend_config, keep_original_weights
-        Accepted for the legacy's sake and without effect.
+        Accepted for the legacy's sake and without effect: the rules are those of `prepare_fx`, and float
+        weights are freed.
 
     Raises
     ------
     ConversionError
         The model is not prepared, was converted already, or an observer saw no data.
     """
+    return _convert(graph_module, convert_custom_config, _remove_qconfig, qconfig_mapping, is_reference=False)
+
+
+def convert_to_reference_fx(
+    graph_module: nn.Module,
+    convert_custom_config: ConvertCustomConfig | Mapping[str, Any] | None = None,
+    _remove_qconfig: bool = True,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any] | None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
+) -> nn.Module:
+    """As `convert_fx`, but give a float model that rounds weights and outputs as the quantized one does.
+
+    It runs on any device that torch knows, computes nothing on integers, and shows what quantization does;
+    its results differ from the quantized model's where a value lies on the edge between two integers.
+
+    >>> import torch, intaglio
+    >>> model, x = nn.Sequential(nn.Conv2d(3, 4, 1)).eval(), torch.randn(2, 3, 4, 4)
+    >>> prepared = prepare_fx(model, intaglio.get_default_qconfig_mapping(), (x,))
+    >>> _ = prepared(x)
+    >>> (convert_to_reference_fx(prepared)(x) - convert_fx(prepared)(x)).abs().max() < 0.05
+    tensor(True)
+    """
+    return _convert(graph_module, convert_custom_config, _remove_qconfig, qconfig_mapping, is_reference=True)
+
+
+def _convert(
+    graph_module: nn.Module, config: Any, remove_qconfig: bool, mapping: Any, *, is_reference: bool
+) -> nn.Module:
+    if mapping is not None:
+        raise ConfigError("conversion takes no qconfig_mapping: say what stays float to prepare_fx")
     if not isinstance(graph_module, nn.Module):
         raise ConversionError(f"convert_fx takes an nn.Module, not {type(graph_module).__name__}")
-    custom = as_convert_custom_config(convert_custom_config)
+    custom = as_convert_custom_config(config)
     record = graph_record(graph_module)
     if record is None and not any(isinstance(part, QuantizedModule) for part in graph_module.modules()):
         raise ConversionError(
@@ -208,14 +249,15 @@ def convert_fx(
         )
     converted = convert(
         graph_module,
-        remove_qconfig=_remove_qconfig,
+        remove_qconfig=remove_qconfig,
+        is_reference=is_reference,
         convert_custom_config_dict={
             "observed_to_quantized_custom_module_class": _custom_classes(custom.observed_to_quantized_mapping)
         },
     )
     assert record is not None
-    kept = GraphRecord(list(record.graphs), dict(record.left), dict(record.floats), dict(record.preserved))
-    kept.preserved |= {name: getattr(graph_module, name) for name in custom.preserved_attributes}
+    preserved = {name: getattr(graph_module, name) for name in custom.preserved_attributes}
+    kept = replace(record, preserved=record.preserved | preserved)
     _finish(converted, kept)
     for part in converted.modules():
         if isinstance(part, fx.GraphModule):
@@ -241,7 +283,7 @@ def fuse_fx(
     """
     custom = as_fuse_custom_config(fuse_custom_config)
     backend = as_backend_config(backend_config)
-    _check_model(model, "fuse_fx")
+    check_float_model(model, "fuse_fx")
     copied = copy_model(model, {})
     if example_inputs is None:
         try:
@@ -251,8 +293,7 @@ def fuse_fx(
                 f"torch.fx cannot trace the model ({type(error).__name__}: {error}): pass example_inputs"
             ) from error
     else:
-        call = example_call(model, example_inputs)
-        traced = trace_model(copied, vary_sizes(model, call), _is_leaf, opaque=lambda module, path: False)
+        traced = trace_model(copied, _calls_of(copied, example_inputs), _treat)
         if not isinstance(traced.model, fx.GraphModule):
             raise ConversionError(f"the model cannot be traced as a whole: {traced.left['']}")
         graph_module = traced.model
@@ -278,10 +319,11 @@ def attach_preserved_attrs_to_model(model: nn.Module, preserved_attrs: Mapping[s
         )  # which GraphModule's own copying knows
 
 
-# ---- What may be given -----------------------------------------------------------------------------------------
+# ---- What may be given ---------------------------------------------------------------------------------
 
 
-def _check_model(model: Any, name: str) -> None:
+def check_float_model(model: Any, name: str) -> None:
+    """Raise `ConversionError` unless `model` is a float model in eval mode that can be prepared."""
     if not isinstance(model, nn.Module):
         raise ConversionError(f"{name} takes an nn.Module, not {type(model).__name__}")
     refuse_model(model)
@@ -291,9 +333,7 @@ def _check_model(model: Any, name: str) -> None:
         raise ConversionError("the model is converted already: prepare the float model")
     training = [path for path, part in model.named_modules() if part.training and _minds_training(part)]
     if training:
-        raise ConversionError(
-            f"the model is in train mode ('{training[0]}'): call model.eval() first, or prepare_qat_fx to train on"
-        )
+        raise ConversionError(f"the model is in train mode ('{training[0]}'): call model.eval() first")
 
 
 def _minds_training(module: nn.Module) -> bool:
@@ -315,11 +355,11 @@ def _nothing(record: GraphRecord, otherwise: str) -> str:
     return "nothing would be quantized: " + ("; ".join(reasons) if reasons else otherwise)
 
 
-# ---- From a model to prepared graphs ---------------------------------------------------------------------------
+# ---- From a model to prepared graphs -------------------------------------------------------------------
 
 
 def _is_leaf(module: nn.Module, path: str) -> bool:
-    """Layers: what has a rule, and what torch itself computes without calling further modules that have one."""
+    """Layers: what has a rule, and what torch computes without calling further modules that have one."""
     if rule_of(module, all_rules()) is not None:
         return True
     if not type(module).__module__.startswith("torch.nn") or isinstance(module, nn.Sequential):
@@ -327,24 +367,38 @@ def _is_leaf(module: nn.Module, path: str) -> bool:
     return not any(rule_of(part, all_rules()) for part in module.modules() if part is not module)
 
 
-def _trace(model: nn.Module, call: Call, mapping: QConfigMapping, custom: PrepareCustomConfig) -> Traced:
+def _treat(module: nn.Module, path: str) -> Treatment:
+    return "leaf" if _is_leaf(module, path) else "inside"
+
+
+def _trace(model: nn.Module, example_inputs: Any, custom: PrepareCustomConfig) -> Traced:
     observed = tuple(_custom_classes(custom.float_to_observed_mapping))
-    alone = tuple(custom.standalone_module_classes)
-    kinds = (*custom.non_traceable_module_classes, *alone)
-    names = {*custom.non_traceable_module_names, *custom.standalone_module_names}
 
-    def is_leaf(module: nn.Module, path: str) -> bool:
-        return type(module) in observed or _is_leaf(module, path)
+    def treat(module: nn.Module, path: str) -> Treatment:
+        if path and _entry_of(custom, path, module) is not None:
+            return "apart"
+        if path in custom.non_traceable_module_names or type(module) in custom.non_traceable_module_classes:
+            return "children"
+        return "leaf" if type(module) in observed else _treat(module, path)
 
-    def opaque(module: nn.Module, path: str) -> bool:
-        return path in names or (bool(kinds) and isinstance(module, kinds))
-
-    calls = vary_sizes(model, call)
     copied = copy_model(model, {})
     leave_fast_paths(copied)
     for part in copied.modules():
         vars(part).pop("qconfig", None)
-    return trace_model(copied, calls, is_leaf, opaque=opaque)
+    return trace_model(copied, _calls_of(copied, example_inputs), treat)
+
+
+def _calls_of(copied: nn.Module, example_inputs: Any) -> list[Call]:
+    """The example call, and those of other sizes that the model takes."""
+    with kept_state(copied):
+        return vary_sizes(copied, example_call(copied, example_inputs))
+
+
+def _entry_of(
+    custom: PrepareCustomConfig, path: str, module: nn.Module
+) -> StandaloneModuleConfigEntry | None:
+    """What the user wants of a standalone module, or None if it is none."""
+    return custom.standalone_module_names.get(path) or custom.standalone_module_classes.get(type(module))
 
 
 def _normalize(gm: fx.GraphModule) -> set[fx.Node]:
@@ -355,26 +409,57 @@ def _normalize(gm: fx.GraphModule) -> set[fx.Node]:
     return {node for node in held if node in set(gm.graph.nodes)}
 
 
-def _prepare_region(
-    gm: fx.GraphModule,
-    path: str,
-    mapping: QConfigMapping,
-    custom: PrepareCustomConfig,
-    backend: BackendConfig | None,
-    record: GraphRecord,
-    between_floats: Literal["static", "dynamic"],
-) -> None:
-    """Make one graph ready for eager `prepare`: fused, with stubs, and with a qconfig on every module it quantizes."""
+@dataclass(frozen=True)
+class _Settings:
+    """What holds for one graph."""
+
+    mapping: QConfigMapping
+    custom: PrepareCustomConfig
+    backend: BackendConfig | None
+    between_floats: Literal["static", "dynamic"]
+    prefix: str = ""
+    """The path of the standalone module that the mapping is for: its names are those within it."""
+
+
+def _settings_of(model: nn.Module, path: str, settings: _Settings) -> _Settings:
+    """The settings for the graph at `path`: its own, if it is a standalone module's or in one."""
+    names = path.split(".") if path else []
+    for length in range(len(names), 0, -1):
+        outer = ".".join(names[:length])
+        try:
+            module = model.get_submodule(outer)
+        except AttributeError:  # what tracing made
+            continue
+        entry = _entry_of(settings.custom, outer, module)
+        if entry is not None:
+            return replace(
+                settings,
+                mapping=settings.mapping if entry.qconfig_mapping is None else entry.qconfig_mapping,
+                custom=entry.prepare_custom_config or PrepareCustomConfig(),
+                backend=entry.backend_config or settings.backend,
+                prefix="" if entry.qconfig_mapping is None else outer,
+            )
+    return settings
+
+
+def _prepare_region(gm: fx.GraphModule, path: str, settings: _Settings, record: GraphRecord) -> None:
+    """Make one graph ready for eager `prepare`: fused, with stubs, and a qconfig on all that is quantized."""
+    backend = settings.backend
     held = _normalize(gm)
     modularize(gm)
     fuse_graph(gm, backend.fuser_methods() if backend else None)
-    inputs = custom.input_quantized_indexes if path == "" else []
-    outputs = custom.output_quantized_indexes if path == "" else []
+    own = path == settings.prefix
+    inputs = settings.custom.input_quantized_indexes if own else []
+    outputs = settings.custom.output_quantized_indexes if own else []
 
     def choose() -> Integers:
-        chooser = _QConfigs(gm, path, mapping, backend)
+        chooser = _QConfigs(gm, path, settings)
         return choose_integers(
-            gm, chooser.of, held=held, quantized_inputs=inputs, between_floats=between_floats
+            *(gm, chooser.of),
+            held=held,
+            quantized_inputs=inputs,
+            between_floats=settings.between_floats,
+            custom=_custom_classes(settings.custom.float_to_observed_mapping),
         )
 
     plan = choose()
@@ -387,6 +472,9 @@ def _prepare_region(
     for node, reason in plan.reasons.items():
         target = f"{path}.{node.target}" if path else str(node.target)
         record.floats[target] = reason
+    total, integers = count_multiply_adds(gm, plan)
+    record.macs += total
+    record.int8_macs += integers
     restore_functions(gm, set(plan.qconfigs))
     insert_stubs(gm, plan, quantized_outputs=outputs)
     drop_dead_nodes(gm)
@@ -415,10 +503,9 @@ def _prepare_alone(layer: nn.Module, path: str, mapping: QConfigMapping, record:
 class _QConfigs:
     """Asks the mapping for the qconfig of each node of a graph."""
 
-    def __init__(
-        self, gm: fx.GraphModule, path: str, mapping: QConfigMapping, backend: BackendConfig | None
-    ) -> None:
-        self._gm, self._path, self._mapping, self._backend = gm, path, mapping, backend
+    def __init__(self, gm: fx.GraphModule, path: str, settings: _Settings) -> None:
+        self._gm, self._settings = gm, settings
+        self._path = path.removeprefix(settings.prefix).lstrip(".") if settings.prefix else path
         self._known: dict[fx.Node, QConfigAny] = {}
         counts: Counter[tuple[str, Any]] = Counter()
         for node in gm.graph.nodes:
@@ -443,11 +530,13 @@ class _QConfigs:
             path = _joined(self._path, str(node.target))
         index = counts[scope, kinds[0]]
         counts[scope, kinds[0]] += 1
-        qconfig = self._mapping.qconfig_for(path=path, object_type=kinds, scopes=(scope,), index=index)
-        if qconfig is not None and self._backend is not None and module is not None:
-            if self._backend.why_refused(module, qconfig) is not None:
-                return None
-        return qconfig
+        qconfig = self._settings.mapping.qconfig_for(
+            path=path, object_type=kinds, scopes=(scope,), index=index
+        )
+        refused = None
+        if qconfig is not None and self._settings.backend is not None and module is not None:
+            refused = self._settings.backend.why_refused(module, qconfig)
+        return qconfig if refused is None else None
 
 
 def _joined(path: str, scope: str) -> str:

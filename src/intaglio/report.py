@@ -7,7 +7,7 @@ below.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from torch import nn
@@ -15,6 +15,7 @@ from torch import nn
 from intaglio.eager.dynamic_quantization import RECORD
 from intaglio.errors import ConversionError
 from intaglio.nn.quantized import QuantizedModule
+from intaglio.quantize_fx import SCORES, graph_record
 
 __all__ = ["LayerSummary", "Summary", "summary"]
 
@@ -40,9 +41,16 @@ class Summary:
     """A model, layer by layer; `str()` is a table.
 
     A module that stands at several paths is listed at the first.
+
+    left: of a model from graph mode, what stayed Python, by place, with the reason.
+    int8_share: of a model from graph mode, which part of the multiply-adds is made in int8.
+    scores: what `auto_quantize(evaluate=)` found of the float model and of this one.
     """
 
     layers: tuple[LayerSummary, ...]
+    left: dict[str, str] = field(default_factory=dict)
+    int8_share: float | None = None
+    scores: tuple[float, float] | None = None
 
     @property
     def float_bytes(self) -> int:
@@ -61,6 +69,9 @@ class Summary:
             "bytes": self.bytes,
             "quantized_layers": sum(layer.quantized for layer in self.layers),
             "layers": [asdict(layer) for layer in self.layers],
+            "left": dict(self.left),
+            "int8_share": self.int8_share,
+            "scores": None if self.scores is None else list(self.scores),
         }
 
     def __str__(self) -> str:
@@ -80,7 +91,16 @@ class Summary:
             f"{quantized} of {len(self.layers)} layers quantized; weights {_readable(self.float_bytes)} -> "
             f"{_readable(self.bytes)} ({ratio:.2f} x smaller)"
         )
-        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], total])
+        return "\n".join([lines[0], "-" * len(lines[0]), *lines[1:], total, *self._of_the_graph()])
+
+    def _of_the_graph(self) -> list[str]:
+        found = []
+        if self.int8_share is not None:
+            found.append(f"{100 * self.int8_share:.1f} % of the multiply-adds in int8")
+        found += [f"left to Python: {place} ({reason})" for place, reason in self.left.items()]
+        if self.scores is not None:
+            found.append(f"score: {self.scores[0]:.6g} in float, {self.scores[1]:.6g} now")
+        return found
 
 
 def summary(model: nn.Module) -> Summary:
@@ -107,7 +127,12 @@ def summary(model: nn.Module) -> Summary:
                 layers.append(_quantized(path, module, counted))
         elif any(True for _ in module.parameters(recurse=False)):
             layers.append(_kept(path, module, kept.get(path, "not converted by intaglio"), counted))
-    return Summary(tuple(layers))
+    record = graph_record(model)
+    if record is None:
+        return Summary(tuple(layers), scores=vars(model).get(SCORES))
+    share = record.int8_macs / record.macs if record.macs else None
+    left = {place or "(model)": reason for place, reason in record.left.items()}
+    return Summary(tuple(layers), left, share, vars(model).get(SCORES))
 
 
 def _quantized(path: str, module: QuantizedModule, counted: dict[object, str]) -> LayerSummary:

@@ -26,6 +26,7 @@ from intaglio.errors import ConfigError, ConversionError
 from intaglio.nn.copying import copy_model
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
+from intaglio.nn.reference import reference_of
 from intaglio.nn.twins import WeightPool
 from intaglio.observer import ObserverBase
 from intaglio.qconfig import QConfig
@@ -70,7 +71,8 @@ def convert(
     remove_qconfig : bool
         Take the attribute `qconfig` off every module of the result.
     is_reference : bool
-        Refused: there are no reference modules here; a quantized model itself can be traced and exported.
+        Give a float model that rounds weights and outputs as the quantized one does, for any device: it
+        shows what quantization does and computes nothing on integers.
     convert_custom_config_dict : dict, optional
         `{"observed_to_quantized_custom_module_class": {Observed: Quantized}}`, of which
         `Quantized.from_observed(module)` gives the quantized module.
@@ -88,13 +90,13 @@ def convert(
         Nothing is prepared, the model is converted already, or an observer saw no data; `module` is
         unchanged.
     """
-    if is_reference:
-        raise ConfigError("convert makes no reference models: call it without is_reference")
     custom = (convert_custom_config_dict or {}).get("observed_to_quantized_custom_module_class", {})
     items = _plan(module, mapping or {}, custom)
     with torch.no_grad():
         pool = WeightPool()
         done = [(item, _make(item, pool)) for item in items]
+        if is_reference:
+            done = [(item, reference_of(item.module, quantized)) for item, quantized in done]
     kept = getattr(module, RECORD, {})
     quantized = _put_inplace(module, done) if inplace else _put_in_copy(module, done)
     quantized.eval()

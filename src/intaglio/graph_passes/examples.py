@@ -19,8 +19,11 @@ from intaglio.errors import ConfigError
 
 __all__ = ["Call", "clone_values", "example_call", "read_example_inputs", "vary_sizes"]
 
-_STEPS = (32, 8, 1)
-"""By how much a size is changed to see whether it may: strides and windows allow some steps and not others."""
+_STEPS = ((32, 8, 1), (5, 7, 1))
+"""By how much a size is changed to see whether it may, in a second and in a third call.
+
+Strides and windows allow some and not others; what is even in one call should be odd in another.
+"""
 _MOST_SIZES = 6
 
 
@@ -49,10 +52,9 @@ def clone_values(values: Any) -> Any:
 
 
 def read_example_inputs(example_inputs: Any) -> Call:
-    """The call that a user's `example_inputs` stand for: a tensor, a tuple of arguments, or a dict of named ones.
+    """The call that `example_inputs` stand for: a tensor, a tuple of arguments, or a dict of named ones.
 
-    A tuple whose last member is a dict with string keys is not split: a model may take a dict. Raises
-    `ConfigError` for None and for what holds no tensor.
+    Raises `ConfigError` for None and for what holds no tensor.
     """
     if example_inputs is None:
         raise ConfigError(
@@ -69,7 +71,8 @@ def read_example_inputs(example_inputs: Any) -> Call:
         call = Call((example_inputs,), {})
     if not any(True for _ in _tensors_of(call)):
         raise ConfigError(
-            f"example_inputs holds no tensor ({type(example_inputs).__name__}): pass a tuple of what the model takes"
+            f"example_inputs holds no tensor ({type(example_inputs).__name__}): pass a tuple of what the "
+            "model takes"
         )
     return call
 
@@ -88,20 +91,26 @@ def example_call(model: nn.Module, example_inputs: Any) -> Call:
 
 
 def vary_sizes(model: nn.Module, call: Call) -> list[Call]:
-    """`call`, and if there is one a second call with every size changed that `model` lets change."""
-    changes: dict[int, int] = {}
-    for size in _sizes_of(call)[:_MOST_SIZES]:
-        for step in (1,) if size == _BATCH else _STEPS:
-            if _runs(model, _resized(call, {size: step})):
-                changes[size] = step
-                break
-    if not changes:
-        return [call]
-    together = _resized(call, changes)
-    if _runs(model, together):
-        return [call, together]
-    first = next(iter(changes))
-    return [call, _resized(call, {first: changes[first]})]
+    """`call`, and up to two more with every size changed that `model` lets change."""
+    calls = [call]
+    sizes = _sizes_of(call)[:_MOST_SIZES]
+    for steps in _STEPS:
+        changes = {size: step for size in sizes if (step := _accepted(model, call, size, steps))}
+        together = _resized(call, changes)
+        if changes and _runs(model, together):
+            calls.append(together)
+        elif changes:  # each by itself, but not all at once
+            calls.append(_resized(call, dict([next(iter(changes.items()))])))
+        sizes = [size for size in changes if size != _BATCH]
+    return calls
+
+
+def _accepted(model: nn.Module, call: Call, size: int, steps: Sequence[int]) -> int:
+    """The first step by which `model` lets a size change, or 0."""
+    for step in (1,) if size == _BATCH else steps:
+        if _runs(model, _resized(call, {size: step})):
+            return step
+    return 0
 
 
 _BATCH = -1

@@ -49,7 +49,7 @@ def fuse_graph(gm: fx.GraphModule, fusers: Mapping[Any, Callable[..., nn.Module]
 
 
 def _ask_sizes_at_the_end(gm: fx.GraphModule) -> None:
-    """Let what asks for the shape of a layer's output ask what comes of it element by element, which has it too."""
+    """Let what asks for the shape of a layer's output ask what comes of it, if that has the shape too."""
     for node in list(gm.graph.nodes):
         if node.op != "call_module":
             continue

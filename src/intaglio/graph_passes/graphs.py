@@ -3,6 +3,8 @@
 May import tracing, traced_values.
 """
 
+# ruff: noqa: SIM905 - lists of names read better as words
+
 from __future__ import annotations
 
 from typing import Any
@@ -117,7 +119,20 @@ def drop_dead_nodes(gm: fx.GraphModule) -> None:
             continue
         gm.graph.erase_node(node)
     gm.delete_all_unused_submodules()
+    _drop_unread_tensors(gm)
     gm.recompile()
+
+
+def _drop_unread_tensors(gm: fx.GraphModule) -> None:
+    """Let the module and the plain containers in it hold no tensor that no node reads."""
+    called = {str(node.target) for node in gm.graph.nodes if node.op == "call_module"}
+    read = {str(node.target) for node in gm.graph.nodes if node.op == "get_attr"}
+    for path, part in gm.named_modules():
+        if part is not gm and (type(part) is not nn.Module or path in called):
+            continue
+        for held in (part._parameters, part._buffers):
+            for name in [name for name in held if (f"{path}.{name}" if path else name) not in read]:
+                del held[name]
 
 
 def _has_effect(gm: fx.GraphModule, node: fx.Node) -> bool:
@@ -134,9 +149,8 @@ def _is_in_place(node: fx.Node) -> bool:
     return (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_OPERATORS
 
 
-_IN_PLACE_OPERATORS = frozenset(
-    f"i{name}" for name in ["add", "and", "floordiv", "lshift", "matmul", "mod", "mul", "or", "pow", "rshift", "sub", "truediv", "xor"]
-) | {"setitem"}
+_NUMERIC = "add and floordiv lshift matmul mod mul or pow rshift sub truediv xor".split()
+_IN_PLACE_OPERATORS = frozenset({"setitem", *(f"i{name}" for name in _NUMERIC)})
 
 
 def is_in_place(gm: fx.GraphModule, node: fx.Node) -> bool:

@@ -27,8 +27,9 @@ from intaglio.graph_passes.graphs import (
     shape_of,
     value_of,
 )
+from intaglio.graph_passes.normalizing import CHANGES_OTHERS
 from intaglio.graph_passes.tracing import VALUES
-from intaglio.nn import FloatFunctional
+from intaglio.nn import DeQuantStub, FloatFunctional, QuantStub
 
 __all__ = ["KEYS", "modularize"]
 
@@ -127,7 +128,8 @@ def modularize(gm: fx.GraphModule) -> None:
             node.meta.setdefault(KEYS, (node.target,))
             rewrite_einsum(gm, node)
     for node in list(gm.graph.nodes):
-        if node.op in ("call_function", "call_method") and isinstance(value_of(node), Tensor):
+        is_call = node.op in ("call_function", "call_method") and CHANGES_OTHERS not in node.meta
+        if is_call and isinstance(value_of(node), Tensor):
             _modularize_node(gm, node)
     _drop_what_does_nothing(gm)
     drop_dead_nodes(gm)
@@ -172,7 +174,7 @@ def _replace(
     return made
 
 
-# ---- Sums, products, joins -----------------------------------------------------------------------------------
+# ---- Sums, products, joins -----------------------------------------------------------------------------
 
 
 def _as_functional(gm: fx.GraphModule, node: fx.Node, operation: str, operands: Sequence[Any]) -> fx.Node:
@@ -209,8 +211,9 @@ def _as_arithmetic(gm: fx.GraphModule, node: fx.Node) -> None:
         return
     if len(node.args) != 2:
         return
-    x, y = node.args
-    alpha = node.kwargs.get("alpha", 1)
+    operands: Any = node.args
+    x, y = operands
+    alpha: Any = node.kwargs.get("alpha", 1)
     if set(node.kwargs) - {"alpha"} or not _is_number(alpha):
         return
     if _is_float(x) and _is_float(y):
@@ -253,7 +256,7 @@ def _unsqueezed(gm: fx.GraphModule, x: Any, dim: int) -> fx.Node:
     return made
 
 
-# ---- Layers whose weights are the model's own tensors --------------------------------------------------------
+# ---- Layers whose weights are the model's own tensors --------------------------------------------------
 
 
 def _as_layer(
@@ -399,7 +402,7 @@ def _embedding(
 ) -> nn.Module | None:
     if max_norm is not None:
         return None
-    return _held(nn.Embedding(*weight.shape, padding_idx, device="meta"), weight=weight)
+    return _held(nn.Embedding(weight.shape[0], weight.shape[1], padding_idx, device="meta"), weight=weight)
 
 
 def _prelu(weight: Tensor) -> nn.Module:
@@ -448,8 +451,10 @@ def _as_addmm(gm: fx.GraphModule, node: fx.Node) -> None:
     _replace(gm, node, add_module(gm, scope_of(node), "linear", module), (node.args[1],))
 
 
-# ---- What does nothing after training ------------------------------------------------------------------------
+# ---- What does nothing after training ------------------------------------------------------------------
 
+_IDLE = (nn.Identity, QuantStub, DeQuantStub)
+"""Stubs too: the passes place their own."""
 _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 _DROPOUT_FUNCTIONS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout}
 
@@ -459,7 +464,7 @@ def _drop_what_does_nothing(gm: fx.GraphModule) -> None:
     for node in list(gm.graph.nodes):
         module = module_of(gm, node)
         if module is not None:
-            idle = type(module) is nn.Identity or (type(module) in _DROPOUTS and not module.training)
+            idle = type(module) in _IDLE or (type(module) in _DROPOUTS and not module.training)
             idle = idle and not module._forward_hooks and not module._forward_pre_hooks
         elif node.target in _DROPOUT_FUNCTIONS:
             idle = (node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True)) is False

@@ -3,6 +3,8 @@
 May import graphs, tracing.
 """
 
+# ruff: noqa: SIM905 - lists of names read better as words
+
 from __future__ import annotations
 
 import copy
@@ -15,15 +17,17 @@ from torch import Tensor, fx, nn
 from intaglio.graph_passes.graphs import carry_meta, drop_dead_nodes, is_in_place, module_of, value_of
 from intaglio.graph_passes.tracing import MethodCall
 
-__all__ = ["fold_constants", "functionalize", "separate_calls"]
+__all__ = ["CHANGES_OTHERS", "fold_constants", "functionalize", "separate_calls"]
 
+CHANGES_OTHERS = "intaglio_changes_others"
+"""In the meta of a node that must stay in place: others see the change."""
 _CHEAP_TO_KEEP = 1 << 24
 """Folded tensors of more values than this, of views of parameters, are made in each call instead."""
 
 
 @torch.no_grad()
 def fold_constants(gm: fx.GraphModule) -> None:
-    """Work out what follows from the model's own tensors alone: weights that are standardized, tables of positions."""
+    """Work out what follows from the model's own tensors alone: standardized weights, tables of positions."""
     known: dict[fx.Node, Any] = {}
     for node in list(gm.graph.nodes):
         if node.op == "get_attr":
@@ -56,11 +60,17 @@ def fold_constants(gm: fx.GraphModule) -> None:
                 node.replace_all_uses_with(carry_meta(node, gm.graph.get_attr(name)))
         elif isinstance(value, (int, float)):
             for user in users:
-                user.args = fx.node.map_aggregate(user.args, lambda x, n=node, v=value: v if x is n else x)  # type: ignore[misc]
-                user.kwargs = fx.node.map_aggregate(
-                    user.kwargs, lambda x, n=node, v=value: v if x is n else x
-                )  # type: ignore[misc]
+                _write_in(user, node, value)
     drop_dead_nodes(gm)
+
+
+def _write_in(user: fx.Node, node: fx.Node, value: float) -> None:
+    """Let `user` have the number itself where it takes `node`."""
+
+    def replaced(arguments: Any) -> Any:
+        return fx.node.map_aggregate(arguments, lambda x: value if x is node else x)
+
+    user.args, user.kwargs = replaced(user.args), replaced(user.kwargs)
 
 
 def _is_foldable(gm: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -> bool:
@@ -88,9 +98,10 @@ def _fresh(gm: fx.GraphModule, name: str) -> str:
 
 
 def functionalize(gm: fx.GraphModule) -> set[fx.Node]:
-    """Let who reads a tensor after it was changed in place read the result; gives what cannot be told apart so.
+    """Let who reads a tensor after it was changed in place read the result.
 
-    The nodes given share memory with a tensor that is changed while others look at it: they must stay floats.
+    Gives the nodes that share memory with a tensor which is changed while others look at it: they must stay
+    floats.
     """
     order = {node: number for number, node in enumerate(gm.graph.nodes)}
     held: set[fx.Node] = set()
@@ -104,6 +115,7 @@ def functionalize(gm: fx.GraphModule) -> set[fx.Node]:
         others = {other for other in family if other is not changed and other is not node}
         if any(order[user] > order[node] for other in others for user in other.users) or _is_setitem(node):
             held |= family | {node}
+            node.meta[CHANGES_OTHERS] = True
             continue
         for user in list(changed.users):
             if order.get(user, -1) > order[node]:
@@ -127,7 +139,10 @@ def _family(node: fx.Node) -> set[fx.Node]:
 
 
 _VIEWS = frozenset(
-    ["view", "reshape", "flatten", "transpose", "permute", "squeeze", "unsqueeze", "expand", "narrow", "select", "getitem", "chunk", "split", "unbind", "t", "swapaxes", "swapdims", "movedim", "detach", "unflatten", "contiguous", "view_as", "diagonal", "real", "imag", "to", "float"]
+    """
+    chunk contiguous detach diagonal expand flatten float getitem imag movedim narrow permute real reshape
+    select split squeeze swapaxes swapdims t to transpose unbind unflatten unsqueeze view view_as
+    """.split()
 )
 
 

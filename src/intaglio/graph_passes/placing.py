@@ -5,10 +5,12 @@ sake: sums that go into a layer norm (a transformer's stream), attention's score
 last layer that multiplies. May import graphs, rules, nn and below.
 """
 
+# ruff: noqa: SIM905 - lists of names read better as words
+
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -39,11 +41,13 @@ class Integers:
     nodes: those that give integers.
     qconfigs: of each node that is quantized, its qconfig; a dynamic one is between floats.
     reasons: why a node that could be quantized is not.
+    held: those whose values change in place after they were made.
     """
 
     nodes: set[fx.Node] = field(default_factory=set)
     qconfigs: dict[fx.Node, Any] = field(default_factory=dict)
     reasons: dict[fx.Node, str] = field(default_factory=dict)
+    held: frozenset[fx.Node] = frozenset()
 
 
 def choose_integers(
@@ -53,13 +57,15 @@ def choose_integers(
     held: Iterable[fx.Node] = (),
     quantized_inputs: Iterable[int] = (),
     between_floats: Literal["static", "dynamic"] = "dynamic",
+    custom: Collection[type[nn.Module]] = (),
 ) -> Integers:
     """Decide for every node of a graph of modules whether it gives integers.
 
     `held` must stay floats; `quantized_inputs` are the numbers of the placeholders that will be `QTensor`s;
-    `between_floats` is the form of a Linear whose input other float values were worked out for.
+    `custom` are classes of the user's own, which take and give integers; `between_floats` is the form of a
+    Linear whose input is worked out in float.
     """
-    chooser = _Chooser(gm, qconfig_of, set(quantized_inputs), between_floats)
+    chooser = _Chooser(gm, qconfig_of, set(quantized_inputs), between_floats, custom)
     banned = dict.fromkeys(held, "another value is changed through it in place") | chooser.better_in_float()
     for _ in range(_MOST_ROUNDS):
         plan = chooser.plan(banned)
@@ -67,6 +73,7 @@ def choose_integers(
         if not after:
             break
         banned.update(after)
+    plan.held = frozenset(held)
     return plan
 
 
@@ -76,6 +83,7 @@ class _Chooser:
     qconfig_of: QConfigOf
     quantized_inputs: set[int]
     between_floats: Literal["static", "dynamic"]
+    custom: Collection[type[nn.Module]]
 
     def plan(self, banned: dict[fx.Node, str]) -> Integers:
         """The plan, with these nodes in float."""
@@ -93,6 +101,10 @@ class _Chooser:
     def _decide(self, node: fx.Node, plan: Integers, banned: dict[fx.Node, str]) -> None:
         module, qconfig = module_of(self.gm, node), self.qconfig_of(node)
         rule = None if module is None else _rule_of(module)
+        if type(module) in self.custom and qconfig is not None:
+            plan.qconfigs[node] = qconfig
+            plan.nodes.add(node)
+            return
         if rule is None:
             if node not in banned and qconfig is not None and self._follows(node, plan):
                 plan.nodes.add(node)
@@ -279,7 +291,10 @@ def _is_float_tensor(node: fx.Node) -> bool:
 
 
 _MOVES = frozenset(
-    ["view", "reshape", "flatten", "transpose", "permute", "squeeze", "unsqueeze", "contiguous", "swapaxes", "movedim", "chunk", "split", "unbind", "getitem", "select", "narrow", "expand", "unflatten", "pad", "roll", "clone", "detach"]
+    """
+    chunk clone contiguous detach expand flatten getitem movedim narrow pad permute reshape roll select split
+    squeeze swapaxes transpose unbind unflatten unsqueeze view
+    """.split()
 )
 
 
@@ -354,6 +369,8 @@ class _Stubs:
         if key not in self._made:
             stub = QuantStub()
             vars(stub)["qconfig"] = self._plan.qconfigs.get(user)
+            if source in self._plan.held:  # whoever asks later may see other values
+                return self._at(user.prev, source, "quant", stub)
             self._made[key] = self._after(source, "quant", stub)
             self._plan.nodes.add(self._made[key])
         return self._made[key]
@@ -379,10 +396,13 @@ class _Stubs:
         node.replace_input_with(source, self._dequantized(source))
 
     def _after(self, source: fx.Node, name: str, stub: nn.Module) -> fx.Node:
-        path = add_module(self._gm, scope_of(source), name, stub)
         at = source
         while at.next.op == "placeholder":
             at = at.next
+        return self._at(at, source, name, stub)
+
+    def _at(self, at: fx.Node, source: fx.Node, name: str, stub: nn.Module) -> fx.Node:
+        path = add_module(self._gm, scope_of(source), name, stub)
         with self._gm.graph.inserting_after(at):
             made = self._gm.graph.call_module(path, (source,))
         made.meta.update(source.meta)

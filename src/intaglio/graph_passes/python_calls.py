@@ -5,6 +5,8 @@ cannot be traced is replaced, where the code looks it up, by one that becomes a 
 back afterwards. May import patched_names, traced_values.
 """
 
+# ruff: noqa: SIM905 - lists of names read better as words
+
 from __future__ import annotations
 
 import builtins
@@ -22,7 +24,9 @@ from intaglio.graph_passes.traced_values import ValueProxy
 
 __all__ = ["PatchedCalls", "find_culprit"]
 
-_FACTORIES = ["arange", "empty", "eye", "full", "linspace", "logspace", "ones", "rand", "randint", "randn", "randperm", "zeros", "tril_indices", "triu_indices"]
+_FACTORIES = """
+    arange empty eye full linspace logspace ones rand randint randn randperm tril_indices triu_indices zeros
+""".split()
 
 
 class Traces(Protocol):
@@ -45,7 +49,7 @@ def _is_traced(values: Any) -> bool:
 
 
 def find_culprit(error: BaseException, module: nn.Module) -> list[types.CodeType]:
-    """The code of the functions in which an error came up below the forward of `module`, to be left first one first.
+    """The code of the functions in which an error came up below the forward of `module`, best to leave first.
 
     The outermost function of another library than the module's own comes first, for what is inside is not the
     user's; then the innermost of the user's own.

@@ -6,6 +6,8 @@ they disagree, or where it hangs on data, `CannotTrace` is raised, and the code 
 import errors.
 """
 
+# ruff: noqa: SIM905 - lists of names read better as words
+
 from __future__ import annotations
 
 import dis
@@ -13,7 +15,7 @@ import operator
 import sys
 import types
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx
@@ -27,10 +29,10 @@ class CannotTrace(Exception):  # noqa: N818  # no error of the user's
     """The code that is traced asks for what no graph can know; the message says what."""
 
 
-_FACTS = frozenset(["dtype", "device", "ndim", "is_cuda", "is_meta", "is_quantized", "is_sparse", "layout", "requires_grad"])
+_FACTS = frozenset("dtype device ndim is_cuda is_meta is_quantized is_sparse layout requires_grad".split())
 """Attributes of a tensor that are told as they are."""
 _FACT_METHODS = frozenset(
-    ["dim", "ndimension", "is_floating_point", "is_complex", "get_device", "element_size", "is_contiguous", "is_nested"]
+    "dim ndimension is_floating_point is_complex get_device element_size is_contiguous is_nested".split()
 )
 _TOLD = (str, type(None), torch.dtype, torch.device, type, types.ModuleType)
 """Values of these types are themselves, checked when the graph runs."""
@@ -42,8 +44,8 @@ def check_equal(value: Any, traced: Any, what: str) -> None:
         return
     found = f"a tensor of shape {tuple(value.shape)}" if isinstance(value, Tensor) else repr(value)
     raise InputError(
-        f"{what} is {found} in this call, but it was {traced!r} in the example that the model was traced with, "
-        "and the graph holds for that alone: prepare it with example_inputs like this call's"
+        f"{what} is {found} in this call, but it was {traced!r} in the example that the model was traced "
+        "with, and the graph holds for that alone: prepare it with example_inputs like this call's"
     )
 
 
@@ -63,7 +65,7 @@ class ValueProxy(fx.Proxy):
         found: tuple[Any, ...] = self.tracer.values[self.node]  # type: ignore[attr-defined]
         return found
 
-    # There is no __class__ that says Tensor, nor an __index__: torch's own C++ code would take it at its word.
+    # No __class__ that says Tensor, and no __index__: torch's own C++ code would take it at its word.
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self.known[0], name)  # AttributeError as the value itself would raise
@@ -106,7 +108,8 @@ class ValueProxy(fx.Proxy):
 
     def _agreed(self, found: list[Any], what: str) -> Any:
         """What all example calls agree on, with a step that checks it."""
-        if self.tracer.is_size(self.node) or any(value != found[0] for value in found):  # type: ignore[attr-defined]
+        varies = self.tracer.is_size(self.node) and not self._compares_sizes()  # type: ignore[attr-defined]
+        if varies or any(value != found[0] for value in found):
             raise CannotTrace(what)
         self.tracer.create_proxy(
             "call_function",
@@ -116,13 +119,19 @@ class ValueProxy(fx.Proxy):
         )
         return found[0]
 
+    def _compares_sizes(self) -> bool:
+        """Whether two sizes are compared, and three calls of different sizes can tell how."""
+        inputs = self.node.all_input_nodes
+        compares = self.node.target in (operator.eq, operator.ne) and len(inputs) == 2
+        return compares and len(self.known) > 2 and all(self.tracer.is_size(x) for x in inputs)  # type: ignore[attr-defined]
+
     def __len__(self) -> int:
         lengths = {len(value) for value in self.known}
         if len(lengths) > 1:
             raise CannotTrace("a length that depends on the size of the input")
         if isinstance(self.known[0], Tensor):
             size = self.tracer.create_proxy("call_method", "size", (self, 0), {})
-            return int(size.number())
+            return int(cast(ValueProxy, size).number())
         self._check_keys()
         return lengths.pop()
 
@@ -134,7 +143,7 @@ class ValueProxy(fx.Proxy):
         where = f"a value in the forward of '{self.tracer.where()}'"  # type: ignore[attr-defined]
         self.tracer.create_proxy("call_function", check_keys, (self, keys, where), {})
 
-    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+    def __iter__(self) -> Iterator[Any]:
         count = _unpacked(sys._getframe(1))
         if count is None or isinstance(self.known[0], dict):
             if isinstance(self.known[0], dict):
@@ -148,7 +157,7 @@ class ValueProxy(fx.Proxy):
         if isinstance(value, Tensor) or isinstance(item, fx.Proxy):
             raise CannotTrace("a search in a value that is not known")
         self._check_keys()
-        return item in value
+        return bool(item in value)
 
     def keys(self) -> Any:
         """The keys of a dict, as `**` asks for them."""
@@ -169,7 +178,7 @@ class ValueProxy(fx.Proxy):
         )
 
     def __reversed__(self) -> Iterator[Any]:
-        return reversed(list(self))
+        return iter(list(self)[::-1])
 
 
 class _Method:

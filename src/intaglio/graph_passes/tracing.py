@@ -11,16 +11,16 @@ from __future__ import annotations
 import copy
 import inspect
 import operator
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx._symbolic_trace import _orig_module_call
 
 from intaglio.graph_passes.examples import Call, clone_values
+from intaglio.graph_passes.module_state import kept_state
 from intaglio.graph_passes.python_calls import PatchedCalls, find_culprit
 from intaglio.graph_passes.traced_values import CannotTrace, ValueProxy, check_equal, check_keys, is_told
 
@@ -31,7 +31,9 @@ SCOPE = "intaglio_scope"
 VALUES = "intaglio_values"
 """In a node's meta: its value in each example call, tensors without data (meta)."""
 
-IsLeaf = Callable[[nn.Module, str], bool]
+Treatment = Literal["leaf", "inside", "children", "apart"]
+"""What a tracer does with a module: call it, look into it, trace only its children, or trace it by itself."""
+Treat = Callable[[nn.Module, str], Treatment]
 
 
 @dataclass(frozen=True)
@@ -48,7 +50,7 @@ class Traced:
 
     model: the copy; a `GraphModule` if the whole could be traced.
     regions: its graphs, the outer ones first.
-    alone: paths of layers that are called by Python code, with arguments that no graph can have.
+    alone: paths of layers that Python code calls, with what no graph can have or not in the examples.
     left: what stayed Python, by path, with the reason.
     """
 
@@ -78,7 +80,7 @@ class MethodCall(nn.Module):
 
 
 def _without_children(module: nn.Module) -> nn.Module:
-    """A copy of `module` with its own tensors, whose children are no modules of its own, and without theirs."""
+    """A copy of `module` with its own tensors; its children are mere attributes, without theirs."""
     alone = copy.copy(module)
     for name in ("_modules", "_parameters", "_buffers"):
         vars(alone)[name] = dict(vars(module)[name])
@@ -104,16 +106,13 @@ class Around(nn.Module):
         return self.layer(*args, **kwargs)
 
 
-def trace_model(
-    model: nn.Module, calls: Sequence[Call], is_leaf: IsLeaf, *, opaque: Callable[[nn.Module, str], bool]
-) -> Traced:
+def trace_model(model: nn.Module, calls: Sequence[Call], treat: Treat) -> Traced:
     """Turn `model`, which is changed, into graphs that hold for every call like `calls`.
 
-    `is_leaf(module, path)` says what is called and not looked into, and `opaque(module, path)` of which module
-    only the children may be.
+    `treat(module, path)` says what to do with each of its modules.
     """
     traced = Traced(model)
-    _trace_into(traced, "", model, calls, is_leaf, opaque)
+    _trace_into(traced, "", model, calls, treat)
     return traced
 
 
@@ -122,17 +121,17 @@ def _trace_into(
     path: str,
     module: nn.Module,
     calls: Sequence[Call],
-    is_leaf: IsLeaf,
-    opaque: Callable[[nn.Module, str], bool],
+    treat: Treat,
 ) -> None:
     """Trace the module at `path`, and put the graph in its place."""
-    if opaque(module, path):
-        _trace_children(traced, path, module, calls, is_leaf, opaque)
+    treatment = treat(module, path)
+    if treatment == "children":
+        _trace_children(traced, path, module, calls, treat)
         return
-    if is_leaf(module, path):
+    if treatment == "leaf":
         module = Around(module)
-    tracer = _Tracer(path, is_leaf, opaque)
-    with _kept_state(module):
+    tracer = _Tracer(path, treat)
+    with kept_state(module):
         try:
             graph_module = tracer.graph_module(module, calls)
         except Exception as error:  # whatever a user's forward raises when it meets a stand-in
@@ -143,7 +142,7 @@ def _trace_into(
         traced.alone.append(path)
         return
     if graph_module is None:
-        _trace_children(traced, path, module, calls, is_leaf, opaque)
+        _trace_children(traced, path, module, calls, treat)
         return
     traced.left.update(tracer.left)
     if path == "":
@@ -152,10 +151,14 @@ def _trace_into(
         carry_attributes(traced.model.get_submodule(path), graph_module)
         traced.model.set_submodule(path, graph_module)
     traced.regions.append(Region(path, graph_module))
-    for inner in tracer.opaque_modules:
+    called = {str(node.target) for node in graph_module.graph.nodes if node.op == "call_module"}
+    for inner in (path for path in tracer.opaque_modules if path in called):
         part = graph_module.get_submodule(inner)
         part_calls = [tracer.calls[inner][i] for i in range(len(calls))]
-        _trace_children(traced, _join(path, inner), part, part_calls, is_leaf, opaque)
+        if treat(part, _join(path, inner)) == "apart":
+            _trace_into(traced, _join(path, inner), part, part_calls, treat)
+        else:
+            _trace_children(traced, _join(path, inner), part, part_calls, treat)
 
 
 def _trace_children(
@@ -163,76 +166,66 @@ def _trace_children(
     path: str,
     module: nn.Module,
     calls: Sequence[Call],
-    is_leaf: IsLeaf,
-    opaque: Callable[[nn.Module, str], bool],
+    treat: Treat,
 ) -> None:
     """Trace the children of a module whose own forward stays Python."""
     if isinstance(module, MethodCall):
         return
-    for inner, child, child_calls in _calls_of_children(module, calls, is_leaf):
-        _trace_into(traced, _join(path, inner), child, child_calls, is_leaf, opaque)
+    called = _calls_of_children(module, calls)
+    for inner, child, child_calls in called:
+        _trace_into(traced, _join(path, inner), child, child_calls, treat)
+    seen = [inner for inner, _, _ in called]
+    for inner, child in module.named_modules():
+        is_seen = any(inner == other or inner.startswith(f"{other}.") for other in seen)
+        if inner and not is_seen and treat(child, _join(path, inner)) == "leaf":
+            traced.alone.append(_join(path, inner))
 
 
-def _calls_of_children(
-    module: nn.Module, calls: Sequence[Call], is_leaf: IsLeaf
-) -> list[tuple[str, nn.Module, list[Call]]]:
+def _calls_of_children(module: nn.Module, calls: Sequence[Call]) -> list[tuple[str, nn.Module, list[Call]]]:
     """The modules that `module` calls itself, with the first call of each for every call of `module`."""
-    found: dict[str, tuple[nn.Module, list[Call]]] = {}
-    for number, call in enumerate(calls):
-        depth = 0
+    watcher = _Watcher(module)
+    for call in calls:
+        watcher.watch(call)
+    found = {path: seen for path, seen in watcher.found.items() if len(seen) == len(calls)}
+    return [
+        (path, module.get_submodule(path), seen)
+        for path, seen in found.items()
+        if not any(path.startswith(f"{other}.") for other in found)
+    ]
+
+
+class _Watcher:
+    """Sees which modules a module calls itself, and with what."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self.found: dict[str, list[Call]] = {}
+        self._module = module
+        self._paths = {id(child): path for path, child in module.named_modules() if path}
+        self._depth = self._number = 0
+
+    def watch(self, call: Call) -> None:
+        """Run the module on one more call."""
         handles = []
-
-        def entering(child: nn.Module, args: Any, kwargs: Any) -> None:
-            nonlocal depth
-            if depth == 0:
-                path = paths[id(child)]
-                seen = found.setdefault(path, (child, []))[1]
-                if len(seen) == number:
-                    seen.append(Call(*clone_values((args, kwargs))))
-            depth += 1
-
-        def leaving(child: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            nonlocal depth
-            depth -= 1
-
-        paths = {id(child): path for path, child in module.named_modules() if path}
-        for child in module.modules():
-            if child is not module:
-                handles.append(child.register_forward_pre_hook(entering, with_kwargs=True, prepend=True))
-                handles.append(child.register_forward_hook(leaving, with_kwargs=True))
+        for child in self._module.modules():
+            if child is not self._module:
+                handles.append(child.register_forward_pre_hook(self._enter, with_kwargs=True, prepend=True))
+                handles.append(child.register_forward_hook(self._leave))
         try:
-            call.run(module)
+            call.run(self._module)
         finally:
             for handle in handles:
                 handle.remove()
-    return [
-        (path, child, seen)
-        for path, (child, seen) in found.items()
-        if len(seen) == len(calls) and not any(path.startswith(f"{other}.") for other in found)
-    ]
+        self._number += 1
 
+    def _enter(self, child: nn.Module, args: Any, kwargs: Any) -> None:
+        if self._depth == 0:
+            seen = self.found.setdefault(self._paths[id(child)], [])
+            if len(seen) == self._number:
+                seen.append(Call(*clone_values((args, kwargs))))
+        self._depth += 1
 
-@contextmanager
-def _kept_state(module: nn.Module) -> Iterator[None]:
-    """Put everything back that a forward may write into modules: it met stand-ins."""
-    kept = [
-        (part, dict(vars(part)), dict(part._parameters), dict(part._buffers), dict(part._modules))
-        for part in module.modules()
-    ]
-    buffers = [(buffer, buffer.clone()) for buffer in module.buffers()]
-    try:
-        yield
-    finally:
-        for part, attributes, *tables in kept:
-            vars(part).clear()
-            vars(part).update(attributes)
-            for name, table in zip(("_parameters", "_buffers", "_modules"), tables, strict=True):
-                held = getattr(part, name)
-                held.clear()
-                held.update(table)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+    def _leave(self, child: nn.Module, args: Any, output: Any) -> None:
+        self._depth -= 1
 
 
 def carry_attributes(source: nn.Module, target: fx.GraphModule) -> None:
@@ -259,14 +252,14 @@ _GIVE_NOTHING = (check_equal, check_keys, torch._assert, operator.setitem)
 class _Tracer(fx.Tracer):
     """Traces one module, with its value in each example call beside every node."""
 
-    def __init__(self, path: str, is_leaf: IsLeaf, opaque: Callable[[nn.Module, str], bool]) -> None:
+    def __init__(self, path: str, treat: Treat) -> None:
         super().__init__()
         self.path = path
         self.values: dict[fx.Node, tuple[Any, ...]] = {}
         self.left: dict[str, str] = {}
         self.opaque_modules: list[str] = []
         self.calls: dict[str, list[Call]] = {}
-        self._is_leaf, self._opaque = is_leaf, opaque
+        self._treat = treat
         self._data: set[fx.Node] = set()
         self._sizes: set[fx.Node] = set()
         self._inside: list[str] = []
@@ -286,8 +279,11 @@ class _Tracer(fx.Tracer):
             PatchedCalls(self, module) as self._patched,
         ):
             graph = self.trace(module)
+        graph._tracer_cls = None  # a pickle is read by torch's own
         for node in graph.nodes:
             node.meta[VALUES] = tuple(_without_data(value) for value in self.values.get(node, ()))
+            if node.op == "call_function" and not _is_of_torch(node.target):
+                node.meta["is_wrapped"] = True  # so that reading a pickle does not look into it
         made = fx.GraphModule(self.root, graph, type(module).__name__)
         made.train(module.training)
         return made
@@ -315,7 +311,7 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """What is called and not looked into."""
-        return isinstance(m, MethodCall) or self._is_leaf(m, _join(self.path, module_qualified_name))
+        return isinstance(m, MethodCall) or self._treat(m, _join(self.path, module_qualified_name)) == "leaf"
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """A step of the graph, or the steps of its forward, if that can be traced."""
@@ -325,7 +321,7 @@ class _Tracer(fx.Tracer):
         path = self.path_of_module(m)
         if self.is_leaf_module(m, path):
             return self.create_proxy("call_module", path, args, kwargs)
-        if self._opaque(m, _join(self.path, path)):
+        if self._treat(m, _join(self.path, path)) in ("children", "apart"):
             return self._leave(path, args, kwargs)
         while True:
             count, left = len(self.graph.nodes), dict(self.left)
@@ -353,7 +349,7 @@ class _Tracer(fx.Tracer):
         return self.create_proxy("call_module", path, args, kwargs)
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
-        """A stand-in for each parameter and buffer: some methods of tensors do not see those among their sizes."""
+        """A stand-in for each parameter and buffer: methods of tensors do not see those among their sizes."""
         if self._computing or not isinstance(attr_val, Tensor):
             return attr_val
         if not self._names:
@@ -369,7 +365,7 @@ class _Tracer(fx.Tracer):
         return ValueProxy(node, self)
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> Any:
-        """Make a node, work out its values, and give what stands for it: itself, if it is no tensor or number."""
+        """Make a node, work out its values, and give what stands for it, or its value if that may be told."""
         node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs))
         values = self._values_of(node)
         if self._follows_from_data(node):
@@ -434,11 +430,13 @@ class _Tracer(fx.Tracer):
                         self.graph.erase_node(node)
                     self.left = left
 
+        call.__annotations__ = {}  # which torch.fx would write into the graph's code
         return call
 
     def _argument(self, parameter: inspect.Parameter, bound: Mapping[str, Any]) -> Any:
         """What stands for one argument of the traced module; a told one is checked when the graph runs."""
-        name, stars = parameter.name, {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
+        name = parameter.name
+        stars: dict[Any, str] = {parameter.VAR_POSITIONAL: "*", parameter.VAR_KEYWORD: "**"}
         is_given = name in bound
         target = stars.get(parameter.kind, "") + name
         default = () if parameter.default is parameter.empty else (parameter.default,)
@@ -455,9 +453,9 @@ class _Tracer(fx.Tracer):
             keys = tuple(value) if isinstance(value, dict) else (len(value),)
             self._pending.append((check_keys, node, keys, what))
             return ValueProxy(node, self)
-        if isinstance(value, (Tensor, int, float, tuple, list, dict)) and not isinstance(value, bool):
-            if is_given or isinstance(value, Tensor):
-                return ValueProxy(node, self)
+        varies = isinstance(value, (Tensor, int, float, tuple, list, dict)) and not isinstance(value, bool)
+        if varies and (is_given or isinstance(value, Tensor)):
+            return ValueProxy(node, self)
         self._pending.append((check_equal, node, value, what))
         return value
 
@@ -554,6 +552,10 @@ class _Tracer(fx.Tracer):
             raise CannotTrace(reason)
         self.left[f"{self.where() or '(model)'}: {function.__qualname__}()"] = reason
         return found
+
+
+def _is_of_torch(function: Any) -> bool:
+    return str(getattr(function, "__module__", "")).partition(".")[0] in ("torch", "_operator", "operator")
 
 
 def _differ(values: Sequence[Any]) -> bool:

@@ -27,7 +27,7 @@ def try_integers(
 ) -> Literal["integers", "plain", "no"]:
     """What `node` gives if those of its inputs that are in `integers` are `QTensor`s.
 
-    Functions and modules of torch alone are tried: of a user's own nothing is known but that they take floats.
+    Functions and modules of torch alone are tried: a user's own are only known to take floats.
     """
     if node.op == "call_module":
         module = module_of(gm, node)

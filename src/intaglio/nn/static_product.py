@@ -142,8 +142,8 @@ class StaticProduct(StaticModule):
         self.check_quantized(residual, "residual")
         if tuple(residual.shape) != tuple(shape):
             raise InputError(
-                f"{self.where()}: the residual has shape {tuple(residual.shape)}, but it is added to an output of "
-                f"shape {tuple(shape)}"
+                f"{self.where()}: the residual has shape {tuple(residual.shape)}, but it is added to an "
+                f"output of shape {tuple(shape)}"
             )
 
     def residual_parameters(self, residual: QTensor | None) -> tuple[int, float]:

@@ -109,15 +109,14 @@ class Quantize(StaticModule):
 
 @register_quantized
 class DeQuantize(QuantizedModule):
-    """`QTensor` to float32 tensor of the same shape, contiguous; float tensors pass, tuples go part by part."""
+    """`QTensor` to float32 tensor of the same shape, contiguous; float tensors pass, tuples part by part."""
 
     kind = "dequantize"
 
-    def forward(self, x: QTensor | Tensor) -> Tensor:
+    def forward(self, x: Any) -> Any:
         """Dequantize."""
         if isinstance(x, Proxy):
-            proxy: Tensor = self.as_fx_node(x)
-            return proxy
+            return self.as_fx_node(x)
         if isinstance(x, Tensor):
             return x
         if type(x) in (tuple, list):  # what chunk and split give

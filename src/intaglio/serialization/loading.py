@@ -22,6 +22,7 @@ from intaglio.errors import ConversionError, FileFormatError
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.nn.twins import WeightPool
+from intaglio.quantize_fx import GRAPH_RECORD, SCORES, GraphRecord
 from intaglio.serialization.container import TensorReader
 from intaglio.serialization.description import FileDescription
 from intaglio.serialization.matching import replace_modules
@@ -88,6 +89,12 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         _fill(recipe, modules, reader)
     leave_fast_paths(root)
     object.__setattr__(root, RECORD, dict(recipe.kept_float))
+    if (account := recipe.account) is not None:
+        record = GraphRecord(list(account.graphs), dict(account.left), dict(account.floats))
+        record.macs, record.int8_macs = account.macs, account.int8_macs
+        object.__setattr__(root, GRAPH_RECORD, record)
+    if recipe.scores is not None:
+        object.__setattr__(root, SCORES, recipe.scores)
     return root
 
 
