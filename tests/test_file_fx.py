@@ -16,14 +16,11 @@ from torch import Tensor, fx, nn
 import intaglio
 from benchmarks.architectures import ARCHITECTURES, Architecture
 from intaglio.graph_passes.examples import Call
+from intaglio.quantize_fx import graph_record
 from tests.file_models import assert_same
 from tests.forging import forge
 
-NEEDS_MODEL = {
-    "MobileNetV2 by functions", "EfficientNet", "Vision transformer", "Vision transformer by hand", "Swin",
-    "U-Net", "GRU classifier", "Decides by values", "Loops over steps", "Answers in a named tuple",
-    "Answers in a dataclass",
-}  # fmt: skip
+RETURN_CLASSES = ("Answers in a named tuple", "Answers in a dataclass")
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +66,10 @@ def test_every_architecture(architecture: Architecture, tmp_path: Path) -> None:
     model = architecture.make()
     converted = quantize(model, architecture.inputs(0), architecture.inputs(1))
     described = save(converted, tmp_path / "model")
-    assert described.loads_without_class == (architecture.name not in NEEDS_MODEL), described.how_to_load
+    record = graph_record(converted)
+    assert record is not None
+    is_python_needed = bool(record.left) or architecture.name in RETURN_CLASSES
+    assert described.loads_without_class != is_python_needed, described.how_to_load
     given = None
     if not described.loads_without_class:
         with pytest.raises(intaglio.FileFormatError, match=r"Pass model=, a float model"):
