@@ -7,9 +7,8 @@ backend_config, eager and below.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from typing import Any, Literal
 
 from torch import fx, nn
@@ -19,73 +18,37 @@ from intaglio.eager.conversion import convert
 from intaglio.eager.observing import is_prepared
 from intaglio.eager.planning import refuse_model
 from intaglio.eager.preparation import RECORD, prepare
-from intaglio.eager.static_planning import is_dynamic
 from intaglio.errors import ConfigError, ConversionError, NothingQuantizedError
 from intaglio.fx.custom_config import (
     ConvertCustomConfig,
     FuseCustomConfig,
     PrepareCustomConfig,
-    StandaloneModuleConfigEntry,
     as_convert_custom_config,
     as_fuse_custom_config,
     as_prepare_custom_config,
 )
-from intaglio.graph_passes.counting import count_multiply_adds
-from intaglio.graph_passes.examples import Call, example_call, vary_sizes
-from intaglio.graph_passes.fusing import fuse_graph, fuse_residuals
-from intaglio.graph_passes.graphs import drop_dead_nodes, module_of, scope_of
-from intaglio.graph_passes.modularize import KEYS, modularize
-from intaglio.graph_passes.module_state import kept_state
-from intaglio.graph_passes.normalizing import fold_constants, functionalize, separate_calls
-from intaglio.graph_passes.placing import Integers, choose_integers, insert_stubs
+from intaglio.graph_passes.copying import calls_of, custom_classes, trace_copy, treat_plainly
+from intaglio.graph_passes.fusing import fuse_graph
+from intaglio.graph_passes.modularize import modularize
+from intaglio.graph_passes.preparing import Settings, normalize, prepare_alone, prepare_region, settings_of
+from intaglio.graph_passes.record import GRAPH_RECORD, SCORES, GraphRecord, graph_record
 from intaglio.graph_passes.restoring import restore_functions
-from intaglio.graph_passes.tracing import Traced, Treatment, trace_model
-from intaglio.nn import FusedModule, ResidualLayer
+from intaglio.graph_passes.tracing import trace_model
 from intaglio.nn.copying import copy_model
-from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
-from intaglio.qconfig import QConfigAny, default_dynamic_qconfig
 from intaglio.qconfig_mapping import QConfigMapping, as_qconfig_mapping
-from intaglio.rules import all_rules, rule_of
 
 __all__ = [
+    "SCORES",
     "GraphRecord",
     "attach_preserved_attrs_to_model",
+    "check_float_model",
     "convert_fx",
     "convert_to_reference_fx",
     "fuse_fx",
     "graph_record",
     "prepare_fx",
 ]
-
-GRAPH_RECORD = "intaglio_graph_record"
-"""Attribute of a prepared or converted model: a `GraphRecord`."""
-SCORES = "intaglio_scores"
-"""Attribute of a converted model: the scores of the float model and of itself, if they were asked for."""
-
-
-@dataclass
-class GraphRecord:
-    """What tracing and placing did with a model.
-
-    graphs: the paths of the modules that became graphs; `""` alone means the whole model did.
-    left: what stayed Python, by path, and why.
-    floats: modules that have a quantized form and stay float, by path, and why.
-    preserved: attributes that the user asked to keep.
-    macs, int8_macs: multiply-adds of one call on the example inputs, in all and in int8.
-    """
-
-    graphs: list[str] = field(default_factory=list)
-    left: dict[str, str] = field(default_factory=dict)
-    floats: dict[str, str] = field(default_factory=dict)
-    preserved: dict[str, Any] = field(default_factory=dict)
-    macs: int = 0
-    int8_macs: int = 0
-
-
-def graph_record(model: nn.Module) -> GraphRecord | None:
-    """The record of a model that `prepare_fx` or `convert_fx` gave, or None."""
-    return vars(model).get(GRAPH_RECORD)
 
 
 def prepare_fx(
@@ -154,7 +117,7 @@ def prepare_fx(
     paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
     mapping.check_names(paths)
     _check_paths(custom, paths)
-    traced = _trace(model, example_inputs, custom)
+    traced = trace_copy(model, example_inputs, custom)
     if strict and traced.left:
         raise ConversionError(
             "strict: not everything can be traced: "
@@ -162,17 +125,17 @@ def prepare_fx(
         )
     record = GraphRecord([region.path for region in traced.regions], traced.left)
     for region in traced.regions:
-        settings = _settings_of(model, region.path, _Settings(mapping, custom, backend, between_floats))
-        _prepare_region(region.graph_module, region.path, settings, record)
+        settings = settings_of(model, region.path, Settings(mapping, custom, backend, between_floats))
+        prepare_region(region.graph_module, region.path, settings, record)
     result = traced.model
     for path in traced.alone:
-        _prepare_alone(result.get_submodule(path), path, mapping, record)
+        prepare_alone(result.get_submodule(path), path, mapping, record)
     try:
         prepared = prepare(
             result,
             inplace=True,
             prepare_custom_config_dict={
-                "float_to_observed_custom_module_class": _custom_classes(custom.float_to_observed_mapping)
+                "float_to_observed_custom_module_class": custom_classes(custom.float_to_observed_mapping)
             },
         )
     except NothingQuantizedError as error:
@@ -252,7 +215,7 @@ def _convert(
         remove_qconfig=remove_qconfig,
         is_reference=is_reference,
         convert_custom_config_dict={
-            "observed_to_quantized_custom_module_class": _custom_classes(custom.observed_to_quantized_mapping)
+            "observed_to_quantized_custom_module_class": custom_classes(custom.observed_to_quantized_mapping)
         },
     )
     assert record is not None
@@ -293,11 +256,11 @@ def fuse_fx(
                 f"torch.fx cannot trace the model ({type(error).__name__}: {error}): pass example_inputs"
             ) from error
     else:
-        traced = trace_model(copied, _calls_of(copied, example_inputs), _treat)
+        traced = trace_model(copied, calls_of(copied, example_inputs), treat_plainly)
         if not isinstance(traced.model, fx.GraphModule):
             raise ConversionError(f"the model cannot be traced as a whole: {traced.left['']}")
         graph_module = traced.model
-        _normalize(graph_module)
+        normalize(graph_module)
         modularize(graph_module)
     fuse_graph(graph_module, backend.fuser_methods() if backend else None)
     if example_inputs is not None:
@@ -345,202 +308,10 @@ def _check_paths(custom: PrepareCustomConfig, paths: set[str]) -> None:
         QConfigMapping().set_module_name(name, None).check_names(paths)
 
 
-def _custom_classes(mapping: Mapping[Any, Mapping[Any, Any]]) -> dict[Any, Any]:
-    return {kind: made for classes in mapping.values() for kind, made in classes.items()}
-
-
 def _nothing(record: GraphRecord, otherwise: str) -> str:
     reasons = [f"'{path}': {why}" for path, why in list(record.floats.items())[:5]]
     reasons += [f"{path or '(model)'}: {why}" for path, why in list(record.left.items())[:3]]
     return "nothing would be quantized: " + ("; ".join(reasons) if reasons else otherwise)
-
-
-# ---- From a model to prepared graphs -------------------------------------------------------------------
-
-
-def _is_leaf(module: nn.Module, path: str) -> bool:
-    """Layers: what has a rule, and what torch computes without calling further modules that have one."""
-    if rule_of(module, all_rules()) is not None:
-        return True
-    if not type(module).__module__.startswith("torch.nn") or isinstance(module, nn.Sequential):
-        return False
-    return not any(rule_of(part, all_rules()) for part in module.modules() if part is not module)
-
-
-def _treat(module: nn.Module, path: str) -> Treatment:
-    return "leaf" if _is_leaf(module, path) else "inside"
-
-
-def _trace(model: nn.Module, example_inputs: Any, custom: PrepareCustomConfig) -> Traced:
-    observed = tuple(_custom_classes(custom.float_to_observed_mapping))
-
-    def treat(module: nn.Module, path: str) -> Treatment:
-        if path and _entry_of(custom, path, module) is not None:
-            return "apart"
-        if path in custom.non_traceable_module_names or type(module) in custom.non_traceable_module_classes:
-            return "children"
-        return "leaf" if type(module) in observed else _treat(module, path)
-
-    copied = copy_model(model, {})
-    leave_fast_paths(copied)
-    for part in copied.modules():
-        vars(part).pop("qconfig", None)
-    return trace_model(copied, _calls_of(copied, example_inputs), treat)
-
-
-def _calls_of(copied: nn.Module, example_inputs: Any) -> list[Call]:
-    """The example call, and those of other sizes that the model takes."""
-    with kept_state(copied):
-        return vary_sizes(copied, example_call(copied, example_inputs))
-
-
-def _entry_of(
-    custom: PrepareCustomConfig, path: str, module: nn.Module
-) -> StandaloneModuleConfigEntry | None:
-    """What the user wants of a standalone module, or None if it is none."""
-    return custom.standalone_module_names.get(path) or custom.standalone_module_classes.get(type(module))
-
-
-def _normalize(gm: fx.GraphModule) -> set[fx.Node]:
-    drop_dead_nodes(gm)
-    separate_calls(gm)
-    held = functionalize(gm)
-    fold_constants(gm)
-    return {node for node in held if node in set(gm.graph.nodes)}
-
-
-@dataclass(frozen=True)
-class _Settings:
-    """What holds for one graph."""
-
-    mapping: QConfigMapping
-    custom: PrepareCustomConfig
-    backend: BackendConfig | None
-    between_floats: Literal["static", "dynamic"]
-    prefix: str = ""
-    """The path of the standalone module that the mapping is for: its names are those within it."""
-
-
-def _settings_of(model: nn.Module, path: str, settings: _Settings) -> _Settings:
-    """The settings for the graph at `path`: its own, if it is a standalone module's or in one."""
-    names = path.split(".") if path else []
-    for length in range(len(names), 0, -1):
-        outer = ".".join(names[:length])
-        try:
-            module = model.get_submodule(outer)
-        except AttributeError:  # what tracing made
-            continue
-        entry = _entry_of(settings.custom, outer, module)
-        if entry is not None:
-            return replace(
-                settings,
-                mapping=settings.mapping if entry.qconfig_mapping is None else entry.qconfig_mapping,
-                custom=entry.prepare_custom_config or PrepareCustomConfig(),
-                backend=entry.backend_config or settings.backend,
-                prefix="" if entry.qconfig_mapping is None else outer,
-            )
-    return settings
-
-
-def _prepare_region(gm: fx.GraphModule, path: str, settings: _Settings, record: GraphRecord) -> None:
-    """Make one graph ready for eager `prepare`: fused, with stubs, and a qconfig on all that is quantized."""
-    backend = settings.backend
-    held = _normalize(gm)
-    modularize(gm)
-    fuse_graph(gm, backend.fuser_methods() if backend else None)
-    own = path == settings.prefix
-    inputs = settings.custom.input_quantized_indexes if own else []
-    outputs = settings.custom.output_quantized_indexes if own else []
-
-    def choose() -> Integers:
-        chooser = _QConfigs(gm, path, settings)
-        return choose_integers(
-            *(gm, chooser.of),
-            held=held,
-            quantized_inputs=inputs,
-            between_floats=settings.between_floats,
-            custom=_custom_classes(settings.custom.float_to_observed_mapping),
-        )
-
-    plan = choose()
-    fuse_residuals(gm, plan.nodes.__contains__)
-    plan = choose()
-    for node, qconfig in plan.qconfigs.items():
-        module = module_of(gm, node)
-        assert module is not None
-        vars(module)["qconfig"] = qconfig
-    for node, reason in plan.reasons.items():
-        target = f"{path}.{node.target}" if path else str(node.target)
-        record.floats[target] = reason
-    total, integers = count_multiply_adds(gm, plan)
-    record.macs += total
-    record.int8_macs += integers
-    restore_functions(gm, set(plan.qconfigs))
-    insert_stubs(gm, plan, quantized_outputs=outputs)
-    drop_dead_nodes(gm)
-    gm.graph.lint()
-
-
-def _prepare_alone(layer: nn.Module, path: str, mapping: QConfigMapping, record: GraphRecord) -> None:
-    """Let a layer that Python code calls quantize what it is given as it comes, if it can."""
-    qconfig = mapping.qconfig_for(path=path, object_type=type(layer), scopes=(), index=0)
-    rule = rule_of(layer, all_rules())
-    assert rule is not None
-    if qconfig is None:
-        record.floats[path] = "its qconfig is None"
-        return
-    dynamic = qconfig if is_dynamic(qconfig) else default_dynamic_qconfig
-    if dynamic.weight().dtype.name not in rule.weight_dtypes:
-        record.floats[path] = "it is called by code that cannot be traced, and has no dynamic form"
-        return
-    refused = rule.refuse(layer, dynamic)
-    if refused is None:
-        vars(layer)["qconfig"] = dynamic
-    else:
-        record.floats[path] = refused
-
-
-class _QConfigs:
-    """Asks the mapping for the qconfig of each node of a graph."""
-
-    def __init__(self, gm: fx.GraphModule, path: str, settings: _Settings) -> None:
-        self._gm, self._settings = gm, settings
-        self._path = path.removeprefix(settings.prefix).lstrip(".") if settings.prefix else path
-        self._known: dict[fx.Node, QConfigAny] = {}
-        counts: Counter[tuple[str, Any]] = Counter()
-        for node in gm.graph.nodes:
-            if node.op in ("placeholder", "get_attr", "output"):
-                continue
-            self._known[node] = self._ask(node, counts)
-
-    def of(self, node: fx.Node) -> QConfigAny:
-        """The qconfig of a node."""
-        return self._known.get(node)
-
-    def _ask(self, node: fx.Node, counts: Counter[tuple[str, Any]]) -> QConfigAny:
-        scope = _joined(self._path, scope_of(node))
-        module = module_of(self._gm, node)
-        kinds: tuple[Any, ...] = node.meta.get(KEYS, ()) or (node.target,)
-        path = scope
-        if module is not None and KEYS not in node.meta:
-            layer = module.layer if isinstance(module, FusedModule | ResidualLayer) else module
-            while isinstance(layer, FusedModule | ResidualLayer):
-                layer = layer.layer
-            kinds = tuple(dict.fromkeys((type(module), type(layer))))
-            path = _joined(self._path, str(node.target))
-        index = counts[scope, kinds[0]]
-        counts[scope, kinds[0]] += 1
-        qconfig = self._settings.mapping.qconfig_for(
-            path=path, object_type=kinds, scopes=(scope,), index=index
-        )
-        refused = None
-        if qconfig is not None and self._settings.backend is not None and module is not None:
-            refused = self._settings.backend.why_refused(module, qconfig)
-        return qconfig if refused is None else None
-
-
-def _joined(path: str, scope: str) -> str:
-    return f"{path}.{scope}" if path and scope else path or scope
 
 
 def _finish(model: nn.Module, record: GraphRecord) -> None:

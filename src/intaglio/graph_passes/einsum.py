@@ -10,7 +10,7 @@ import torch
 from torch import fx
 
 from intaglio.graph_passes.graphs import constant_of
-from intaglio.graph_passes.tracing import VALUES
+from intaglio.graph_passes.tracer import VALUES
 
 __all__ = ["rewrite_einsum"]
 

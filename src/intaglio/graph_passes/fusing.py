@@ -20,11 +20,11 @@ from intaglio.graph_passes.graphs import (
     module_of,
     shape_of,
 )
-from intaglio.graph_passes.tracing import VALUES
+from intaglio.graph_passes.tracer import VALUES
 from intaglio.nn import FloatFunctional, ResidualLayer
 from intaglio.nn.fused import layer_kind
 
-__all__ = ["fuse_graph", "fuse_residuals", "is_functional"]
+__all__ = ["fuse_graph", "fuse_residuals", "is_functional", "is_summed_in"]
 
 _SIZES = {getattr, "size", "dim", "numel"}
 
@@ -90,6 +90,14 @@ def fuse_residuals(gm: fx.GraphModule, is_int8: Callable[[fx.Node], bool]) -> No
                     _sum_in(gm, node, layer, other)
                     break
     drop_dead_nodes(gm)
+
+
+def is_summed_in(gm: fx.GraphModule, node: fx.Node) -> bool:
+    """Whether a sum can be made on the accumulators of a layer."""
+    if not is_functional(gm, node, "add", "add_relu"):
+        return False
+    x, y = node.args[1:]
+    return _can_take(gm, x, y, node) or _can_take(gm, y, x, node)
 
 
 def _can_take(gm: fx.GraphModule, layer: Any, other: Any, node: fx.Node) -> bool:

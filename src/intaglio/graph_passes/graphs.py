@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from intaglio.graph_passes.traced_values import check_equal, check_keys
-from intaglio.graph_passes.tracing import SCOPE, VALUES
+from intaglio.graph_passes.tracer import SCOPE, VALUES
 
 __all__ = [
     "add_module",

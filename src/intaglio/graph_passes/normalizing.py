@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from intaglio.graph_passes.graphs import carry_meta, drop_dead_nodes, is_in_place, module_of, value_of
-from intaglio.graph_passes.tracing import MethodCall
+from intaglio.graph_passes.method_calls import MethodCall
 
 __all__ = ["CHANGES_OTHERS", "fold_constants", "functionalize", "separate_calls"]
 

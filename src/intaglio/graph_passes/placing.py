@@ -17,9 +17,9 @@ from typing import Any, Literal
 from torch import Tensor, fx, nn
 
 from intaglio.eager.static_planning import is_dynamic
-from intaglio.graph_passes.fusing import is_functional
+from intaglio.graph_passes.fusing import is_functional, is_summed_in
 from intaglio.graph_passes.graphs import add_module, is_check, module_of, scope_of, value_of
-from intaglio.graph_passes.tracing import VALUES
+from intaglio.graph_passes.tracer import VALUES
 from intaglio.graph_passes.trying import try_integers
 from intaglio.nn import DeQuantStub, FloatFunctional, FusedModule, QuantStub, ResidualLayer
 from intaglio.nn.fused import layer_kind
@@ -265,7 +265,7 @@ class _Chooser:
         """Whether a node rounds what it gives: not what only moves, cuts off or pools values."""
         module = module_of(self.gm, node)
         if isinstance(module, FloatFunctional):
-            return node.args[0] not in ("add_scalar", "mul_scalar")
+            return node.args[0] not in ("add_scalar", "mul_scalar") and not is_summed_in(self.gm, node)
         if module is not None:
             rule = _rule_of(module)
             return rule is not None or isinstance(module, nn.Softmax)

@@ -16,7 +16,8 @@ from torch import fx, nn
 
 from intaglio.eager.hooks import give_hooks, hooks_of
 from intaglio.errors import ConversionError
-from intaglio.graph_passes.tracing import MethodCall, carry_attributes
+from intaglio.graph_passes.method_calls import MethodCall
+from intaglio.graph_passes.tracing import carry_attributes
 from intaglio.nn.copying import copy_model, share_tensors
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.serialization.container import TensorSpec

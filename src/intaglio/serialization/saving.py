@@ -21,7 +21,7 @@ from torch import Tensor, fx, nn
 
 from intaglio.eager.dynamic_quantization import RECORD
 from intaglio.errors import ConversionError, FileFormatError
-from intaglio.graph_passes.tracing import MethodCall
+from intaglio.graph_passes.method_calls import MethodCall
 from intaglio.nn.quantized import QuantizedModule, quantized_class
 from intaglio.quantize_fx import SCORES, graph_record
 from intaglio.serialization.atomic_write import write_atomically
