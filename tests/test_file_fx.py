@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 import intaglio
 from benchmarks.architectures import ARCHITECTURES, Architecture
 from intaglio.graph_passes.examples import Call
-from intaglio.quantize_fx import graph_record
+from intaglio.graph_passes.record import graph_record
 from tests.file_models import assert_same
 from tests.forging import forge
 

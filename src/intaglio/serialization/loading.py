@@ -2,7 +2,7 @@
 
 The recipe is checked as a whole before the first tensor is read; then tensors are read one by one, each
 quantized module being packed before the next is read, so that memory peaks at the model and one layer. May
-import skeleton, recipe, container, nn and errors.
+import matching, skeleton, recipe, container, graph_passes, nn and errors.
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from torch import Tensor, nn
 from intaglio import _core
 from intaglio.eager.dynamic_quantization import RECORD
 from intaglio.errors import ConversionError, FileFormatError
+from intaglio.graph_passes.record import GRAPH_RECORD, SCORES, GraphRecord
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.nn.twins import WeightPool
-from intaglio.quantize_fx import GRAPH_RECORD, SCORES, GraphRecord
 from intaglio.serialization.container import TensorReader
 from intaglio.serialization.description import FileDescription
 from intaglio.serialization.matching import replace_modules

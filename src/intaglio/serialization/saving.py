@@ -2,7 +2,7 @@
 
 First an inventory of modules and tensors, then the ways in which the model could be loaded without its class,
 each tried before it is promised; then the file, in which quantized modules are unpacked one at a time. May
-import regions, tracing, skeleton, recipe, container, quantize_fx, graph_passes, nn and errors.
+import regions, tracing, skeleton, recipe, container, graph_passes, nn and errors.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from torch import Tensor, fx, nn
 from intaglio.eager.dynamic_quantization import RECORD
 from intaglio.errors import ConversionError, FileFormatError
 from intaglio.graph_passes.method_calls import MethodCall
+from intaglio.graph_passes.record import SCORES, graph_record
 from intaglio.nn.quantized import QuantizedModule, quantized_class
-from intaglio.quantize_fx import SCORES, graph_record
 from intaglio.serialization.atomic_write import write_atomically
 from intaglio.serialization.container import TensorSpec, TensorWriter, storable
 from intaglio.serialization.description import FileDescription
