@@ -216,6 +216,20 @@ def test_functions_without_a_name_are_refused(tmp_path: Path) -> None:
 nameless = lambda x: x[:, 1:] if x.shape[1] > 12 else x  # noqa: E731
 
 
+def test_values_that_no_file_can_hold_are_refused(tmp_path: Path) -> None:
+    class Numbered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> dict[int, Tensor]:
+            return {0: self.linear(x)}
+
+    converted = quantize(Numbered().eval(), sequences(20))
+    with pytest.raises(intaglio.ConversionError, match=r"what it returns is .*\{0: .*set_non_traceable"):
+        save(converted, tmp_path / "model")
+
+
 class Sized(nn.Module):
     """Python's own functions, a check, a slice, a default, several results."""
 

@@ -200,7 +200,11 @@ def _add_graph(inventory: _Inventory, place: Place) -> bool:
         recorded = record_region(module)
     except UnstorableError as error:
         if inventory.from_graph_mode:
-            raise ConversionError(f"the graph cannot be written to a file: {error}") from None
+            where = f"the graph at '{path}'" if path else "the graph"
+            raise ConversionError(
+                f"{where} cannot be written to a file: {error}. Or keep the module in whose forward that is out "
+                "of graphs: PrepareCustomConfig().set_non_traceable_module_names([...])"
+            ) from None
         return False
     inventory.modules.append(RegionRecord(path, recorded.graph, module.training))
     if recorded.python is not None:
