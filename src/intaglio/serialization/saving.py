@@ -202,7 +202,7 @@ def _add_graph(inventory: _Inventory, place: Place) -> bool:
         if inventory.from_graph_mode:
             where = f"the graph at '{path}'" if path else "the graph"
             raise ConversionError(
-                f"{where} cannot be written to a file: {error}. Or keep the module in whose forward that is out "
+                f"{where} cannot be written to a file: {error}. Or keep the module whose forward it is out "
                 "of graphs: PrepareCustomConfig().set_non_traceable_module_names([...])"
             ) from None
         return False
