@@ -202,8 +202,8 @@ def _add_graph(inventory: _Inventory, place: Place) -> bool:
         if inventory.from_graph_mode:
             where = f"the graph at '{path}'" if path else "the graph"
             raise ConversionError(
-                f"{where} cannot be written to a file: {error}. Or keep the module whose forward it is out "
-                "of graphs: PrepareCustomConfig().set_non_traceable_module_names([...])"
+                f"{where} cannot be written to a file: {error}. Or keep the class whose forward it is out "
+                "of graphs: PrepareCustomConfig().set_non_traceable_module_classes([...])"
             ) from None
         return False
     inventory.modules.append(RegionRecord(path, recorded.graph, module.training))
