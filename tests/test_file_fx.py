@@ -16,14 +16,11 @@ from torch import Tensor, fx, nn
 import intaglio
 from benchmarks.architectures import ARCHITECTURES, Architecture
 from intaglio.graph_passes.examples import Call
+from intaglio.graph_passes.record import graph_record
 from tests.file_models import assert_same
 from tests.forging import forge
 
-NEEDS_MODEL = {
-    "MobileNetV2 by functions", "EfficientNet", "Vision transformer", "Vision transformer by hand", "Swin",
-    "U-Net", "GRU classifier", "Decides by values", "Loops over steps", "Answers in a named tuple",
-    "Answers in a dataclass",
-}  # fmt: skip
+RETURN_CLASSES = ("Answers in a named tuple", "Answers in a dataclass")
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +66,10 @@ def test_every_architecture(architecture: Architecture, tmp_path: Path) -> None:
     model = architecture.make()
     converted = quantize(model, architecture.inputs(0), architecture.inputs(1))
     described = save(converted, tmp_path / "model")
-    assert described.loads_without_class == (architecture.name not in NEEDS_MODEL), described.how_to_load
+    record = graph_record(converted)
+    assert record is not None
+    is_python_needed = bool(record.left) or architecture.name in RETURN_CLASSES
+    assert described.loads_without_class != is_python_needed, described.how_to_load
     given = None
     if not described.loads_without_class:
         with pytest.raises(intaglio.FileFormatError, match=r"Pass model=, a float model"):
@@ -216,6 +216,20 @@ def test_functions_without_a_name_are_refused(tmp_path: Path) -> None:
 nameless = lambda x: x[:, 1:] if x.shape[1] > 12 else x  # noqa: E731
 
 
+def test_values_that_no_file_can_hold_are_refused(tmp_path: Path) -> None:
+    class Numbered(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(16, 16)
+
+        def forward(self, x: Tensor) -> dict[int, Tensor]:
+            return {0: self.linear(x)}
+
+    converted = quantize(Numbered().eval(), sequences(20))
+    with pytest.raises(intaglio.ConversionError, match=r"what it returns is .*\{0: .*set_non_traceable"):
+        save(converted, tmp_path / "model")
+
+
 class Sized(nn.Module):
     """Python's own functions, a check, a slice, a default, several results."""
 
@@ -322,6 +336,12 @@ HOSTILE = [
     (add_module(path="forward", arguments={}), "no module can have"),
     (add_module(path="graph", arguments={}), "no module can have"),
     (add_module(path="m", owner="", method="f"), "takes a model"),
+    (lambda recipe: recipe["account"].update(macs=-1), "not negative"),
+    (lambda recipe: recipe["account"].update(graphs=[3]), "list of paths"),
+    (lambda recipe: recipe["account"].update(left={"": 3}), "string"),
+    (lambda recipe: recipe.update(account=3), "object"),
+    (lambda recipe: recipe.update(scores=[1.0]), "two numbers"),
+    (lambda recipe: recipe.update(scores=["a", 1.0]), "two numbers"),
     (lambda recipe: recipe["tensors"].append(recipe["tensors"][0] | {"name": "code"}), "no tensor can have"),
 ]  # fmt: skip
 

@@ -9,10 +9,10 @@ from intaglio.serialization.container import TensorEntry
 from intaglio.serialization.recipe import (
     GRAPH_CLASS,
     METHOD_CLASS,
-    GraphRecord,
     MethodRecord,
     QuantizedRecord,
     Recipe,
+    RegionRecord,
     SharedRecord,
 )
 
@@ -37,7 +37,7 @@ class FileDescription:
         """How the file can be loaded, in a sentence."""
         structure = self.recipe.structure
         if structure.way == "modules":
-            graphs = any(isinstance(record, GraphRecord) for record in self.recipe.modules)
+            graphs = any(isinstance(record, RegionRecord) for record in self.recipe.modules)
             return f"load(path): every module is a layer that files know{' or a graph' if graphs else ''}"
         if structure.graph is None:
             return f"load(path, model=...): {structure.reason}"
@@ -95,7 +95,7 @@ def _module(record: Any) -> dict[str, Any]:
             "config": dict(record.config),
             "tensors": dict(record.state),
         }
-    if isinstance(record, GraphRecord):
+    if isinstance(record, RegionRecord):
         return {"path": record.path, "quantized": False, "kind": GRAPH_CLASS}
     if isinstance(record, MethodRecord):
         return {"path": record.path, "quantized": False, "kind": f"{METHOD_CLASS} of {record.method}"}

@@ -2,7 +2,7 @@
 
 The recipe is checked as a whole before the first tensor is read; then tensors are read one by one, each
 quantized module being packed before the next is read, so that memory peaks at the model and one layer. May
-import skeleton, recipe, container, nn and errors.
+import matching, skeleton, recipe, container, graph_passes, nn and errors.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from intaglio import _core
 from intaglio.eager.dynamic_quantization import RECORD
 from intaglio.errors import ConversionError, FileFormatError
+from intaglio.graph_passes.record import GRAPH_RECORD, SCORES, GraphRecord
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.nn.twins import WeightPool
@@ -88,6 +89,12 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
         _fill(recipe, modules, reader)
     leave_fast_paths(root)
     object.__setattr__(root, RECORD, dict(recipe.kept_float))
+    if (account := recipe.account) is not None:
+        record = GraphRecord(list(account.graphs), dict(account.left), dict(account.floats))
+        record.macs, record.int8_macs = account.macs, account.int8_macs
+        object.__setattr__(root, GRAPH_RECORD, record)
+    if recipe.scores is not None:
+        object.__setattr__(root, SCORES, recipe.scores)
     return root
 
 

@@ -23,12 +23,12 @@ from intaglio.nn.quantized import QuantizedModule
 from intaglio.serialization.container import TensorSpec
 from intaglio.serialization.python_code import find_method, reachable_code
 from intaglio.serialization.recipe import (
-    GraphRecord,
     LayerRecord,
     MethodRecord,
     ModuleRecord,
     QuantizedRecord,
     Recipe,
+    RegionRecord,
     SharedRecord,
 )
 from intaglio.serialization.skeleton import build_graphs, build_known, check_owners, place_module
@@ -72,7 +72,7 @@ def replace_modules(
 
 
 def _python_names(recipe: Recipe) -> Iterator[str]:
-    graphs = (record.graph for record in recipe.modules if isinstance(record, GraphRecord))
+    graphs = (record.graph for record in recipe.modules if isinstance(record, RegionRecord))
     yield from dict.fromkeys(step.target for graph in graphs for step in graph.steps if step.kind == "python")
 
 
@@ -203,7 +203,7 @@ def _build(
 def _module_differences(users: _UserModules, recipe: Recipe) -> Iterator[str]:
     """Modules that are missing, shared otherwise, or not what was quantized; a line each."""
     owners: dict[int, str] = {}
-    has_graphs = any(isinstance(record, GraphRecord) for record in recipe.modules)
+    has_graphs = any(isinstance(record, RegionRecord) for record in recipe.modules)
     for record in recipe.modules:
         path = record.path
         if path not in users.sources or users.is_in_method(path):

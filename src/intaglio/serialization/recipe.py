@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from intaglio.errors import FileFormatError
@@ -21,18 +21,19 @@ from intaglio.serialization.recorded_graph import (
     region_from_fields,
     region_to_json,
 )
-from intaglio.serialization.strict_json import Fields, parse_json
+from intaglio.serialization.strict_json import Fields, non_negative, parse_json
 
 __all__ = [
     "FORMAT_VERSION",
     "GRAPH_CLASS",
     "METHOD_CLASS",
-    "GraphRecord",
+    "GraphAccount",
     "LayerRecord",
     "MethodRecord",
     "ModuleRecord",
     "QuantizedRecord",
     "Recipe",
+    "RegionRecord",
     "SharedRecord",
     "Structure",
     "TensorRecord",
@@ -85,7 +86,7 @@ class LayerRecord(ModuleRecord):
 
 
 @dataclass(frozen=True)
-class GraphRecord(ModuleRecord):
+class RegionRecord(ModuleRecord):
     """A module whose forward is a graph, which calls modules and reads tensors below its own path."""
 
     graph: RegionGraph
@@ -134,6 +135,17 @@ class Structure:
 
 
 @dataclass(frozen=True)
+class GraphAccount:
+    """What graph mode says of a model: see `intaglio.quantize_fx.GraphRecord`, of which these are fields."""
+
+    graphs: tuple[str, ...]
+    left: Mapping[str, str]
+    floats: Mapping[str, str]
+    macs: int
+    int8_macs: int
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything about a saved model but its tensors."""
 
@@ -144,6 +156,8 @@ class Recipe:
     tensors: tuple[TensorRecord, ...]
     kept_float: Mapping[str, str]
     structure: Structure
+    account: GraphAccount | None = None
+    scores: tuple[float, float] | None = None
 
     def quantized(self) -> tuple[QuantizedRecord, ...]:
         """The quantized modules."""
@@ -160,7 +174,7 @@ def recipe_to_text(recipe: Recipe) -> str:
         structure["reason"] = recipe.structure.reason
     if recipe.structure.graph is not None:
         structure["graph"] = graph_to_json(recipe.structure.graph)
-    value = {
+    value: dict[str, Any] = {
         "format_version": "{}.{}".format(*recipe.format_version),
         "intaglio_version": recipe.intaglio_version,
         "torch_version": recipe.torch_version,
@@ -169,6 +183,10 @@ def recipe_to_text(recipe: Recipe) -> str:
         "tensors": [_tensor_to_json(tensor) for tensor in recipe.tensors],
         "kept_float": dict(recipe.kept_float),
     }
+    if recipe.account is not None:
+        value["account"] = asdict(recipe.account)
+    if recipe.scores is not None:
+        value["scores"] = recipe.scores
     return json.dumps(value, separators=(",", ":"), allow_nan=False)
 
 
@@ -182,7 +200,7 @@ def _module_to_json(module: ModuleRecord) -> dict[str, Any]:
         value["class"] = module.class_name
         if module.arguments is not None:
             value["arguments"] = module.arguments
-    elif isinstance(module, GraphRecord):
+    elif isinstance(module, RegionRecord):
         value |= {"class": GRAPH_CLASS, "graph": region_to_json(module.graph)}
     elif isinstance(module, MethodRecord):
         value |= {"class": METHOD_CLASS, "owner": module.owner, "method": module.method}
@@ -220,7 +238,29 @@ def recipe_from_text(text: str) -> Recipe:
         tensors=fields.each("tensors", _read_tensor),
         kept_float=fields.texts("kept_float"),
         structure=_read_structure(structure),
+        account=_read_account(fields),
+        scores=_read_scores(fields),
     )
+
+
+def _read_account(fields: Fields) -> GraphAccount | None:
+    if "account" not in fields.value:
+        return None
+    account = Fields(fields.value["account"], "the recipe's account")
+    graphs, counts = account.array("graphs"), [account.value.get(name) for name in ("macs", "int8_macs")]
+    if not all(isinstance(path, str) for path in graphs):
+        raise FileFormatError(f"{account.what}: 'graphs' must be a list of paths")
+    macs, int8_macs = non_negative(counts, f"{account.what}: its counts")
+    return GraphAccount(tuple(graphs), account.texts("left"), account.texts("floats"), macs, int8_macs)
+
+
+def _read_scores(fields: Fields) -> tuple[float, float] | None:
+    scores = fields.array("scores")
+    if not scores:
+        return None
+    if len(scores) != 2 or any(type(score) not in (int, float) for score in scores):
+        raise FileFormatError(f"{fields.what}: 'scores' must be two numbers")
+    return float(scores[0]), float(scores[1])
 
 
 def _version(text: str, written_by: Any) -> tuple[int, int]:
@@ -264,7 +304,7 @@ def _read_module(fields: Fields) -> ModuleRecord:
         )
     if "graph" in fields.value:
         graph = region_from_fields(Fields(fields.value["graph"], f"{fields.what}: its graph"))
-        return GraphRecord(path, graph, training)
+        return RegionRecord(path, graph, training)
     if "method" in fields.value:
         owner = _checked_path(fields.text("owner"), fields.what)
         return MethodRecord(path, owner, fields.text("method"), training)
@@ -305,7 +345,7 @@ def _checked_path(path: str, what: str) -> str:
     return path
 
 
-_PARENTS = (LayerRecord, GraphRecord, MethodRecord)
+_PARENTS = (LayerRecord, RegionRecord, MethodRecord)
 
 
 def _distinct_modules(modules: tuple[ModuleRecord, ...]) -> tuple[ModuleRecord, ...]:

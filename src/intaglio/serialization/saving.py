@@ -2,11 +2,12 @@
 
 First an inventory of modules and tensors, then the ways in which the model could be loaded without its class,
 each tried before it is promised; then the file, in which quantized modules are unpacked one at a time. May
-import regions, tracing, skeleton, recipe, container, quantize_fx, graph_passes, nn and errors.
+import regions, tracing, skeleton, recipe, container, graph_passes, nn and errors.
 """
 
 from __future__ import annotations
 
+import math
 import os
 import warnings
 import zlib
@@ -21,8 +22,8 @@ from torch import Tensor, fx, nn
 from intaglio.eager.dynamic_quantization import RECORD
 from intaglio.errors import ConversionError, FileFormatError
 from intaglio.graph_passes.method_calls import MethodCall
+from intaglio.graph_passes.record import SCORES, graph_record
 from intaglio.nn.quantized import QuantizedModule, quantized_class
-from intaglio.quantize_fx import graph_record
 from intaglio.serialization.atomic_write import write_atomically
 from intaglio.serialization.container import TensorSpec, TensorWriter, storable
 from intaglio.serialization.description import FileDescription
@@ -30,12 +31,13 @@ from intaglio.serialization.known_layers import describe_layer, qualified_name
 from intaglio.serialization.loading import METADATA, METADATA_CHECKSUM
 from intaglio.serialization.recipe import (
     FORMAT_VERSION,
-    GraphRecord,
+    GraphAccount,
     LayerRecord,
     MethodRecord,
     ModuleRecord,
     QuantizedRecord,
     Recipe,
+    RegionRecord,
     SharedRecord,
     Structure,
     TensorRecord,
@@ -198,9 +200,13 @@ def _add_graph(inventory: _Inventory, place: Place) -> bool:
         recorded = record_region(module)
     except UnstorableError as error:
         if inventory.from_graph_mode:
-            raise ConversionError(f"the graph cannot be written to a file: {error}") from None
+            where = f"the graph at '{path}'" if path else "the graph"
+            raise ConversionError(
+                f"{where} cannot be written to a file: {error}. Or keep the class whose forward it is out "
+                "of graphs: PrepareCustomConfig().set_non_traceable_module_classes([...])"
+            ) from None
         return False
-    inventory.modules.append(GraphRecord(path, recorded.graph, module.training))
+    inventory.modules.append(RegionRecord(path, recorded.graph, module.training))
     if recorded.python is not None:
         where = f"the graph at '{path}'" if path else "the graph"
         inventory.python[path] = f"{where}: {recorded.python}"
@@ -307,6 +313,8 @@ def _finish_recipe(model: nn.Module, inventory: _Inventory, structure: Structure
         tensors=tuple(inventory.tensors),
         kept_float=getattr(model, RECORD, {}),
         structure=structure,
+        account=_account_of(model),
+        scores=_scores_of(model),
     )
     specs = {spec.name: spec for spec in inventory.specs()}
     text = recipe_to_text(recipe)
@@ -323,6 +331,21 @@ def _finish_recipe(model: nn.Module, inventory: _Inventory, structure: Structure
             without = Structure("none", reason=f"its structure cannot be rebuilt: {error}")
             return _finish_recipe(model, inventory, without)
     return recipe, text
+
+
+def _account_of(model: nn.Module) -> GraphAccount | None:
+    record = graph_record(model)
+    if record is None:
+        return None
+    return GraphAccount(
+        tuple(record.graphs), dict(record.left), dict(record.floats), record.macs, record.int8_macs
+    )
+
+
+def _scores_of(model: nn.Module) -> tuple[float, float] | None:
+    """The scores that `auto_quantize` measured, where a file can hold them."""
+    found = vars(model).get(SCORES)
+    return found if found and all(math.isfinite(score) for score in found) else None
 
 
 # ---- Writing ---------------------------------------------------------------------------------------------

@@ -19,12 +19,12 @@ from intaglio.nn.quantized import QuantizedModule, quantized_class
 from intaglio.serialization.container import TensorSpec
 from intaglio.serialization.known_layers import build_layer, holds_any_children, holds_any_tensors
 from intaglio.serialization.recipe import (
-    GraphRecord,
     LayerRecord,
     MethodRecord,
     ModuleRecord,
     QuantizedRecord,
     Recipe,
+    RegionRecord,
     SharedRecord,
 )
 from intaglio.serialization.recorded_model import Part, PythonCode, RecordedModel, build_region
@@ -143,7 +143,7 @@ def build_graphs(recipe: Recipe, modules: Mapping[str, nn.Module], code: PythonC
     callables = {r.path for r in recipe.modules if code is not None or _is_callable(r)}
     callables |= {r.path for r in recipe.modules if isinstance(r, SharedRecord) and r.same_as in callables}
     for record in recipe.modules:
-        if not isinstance(record, GraphRecord):
+        if not isinstance(record, RegionRecord):
             continue
         module, prefix = modules[record.path], f"{record.path}." if record.path else ""
         assert isinstance(module, fx.GraphModule)
@@ -162,7 +162,7 @@ def build_graphs(recipe: Recipe, modules: Mapping[str, nn.Module], code: PythonC
 
 def _is_callable(record: ModuleRecord) -> bool:
     """Whether a graph may call the module: it is quantized, a graph, or a layer that was rebuilt."""
-    return isinstance(record, (QuantizedRecord, GraphRecord)) or (
+    return isinstance(record, (QuantizedRecord, RegionRecord)) or (
         isinstance(record, LayerRecord) and record.arguments is not None
     )
 
@@ -171,7 +171,7 @@ def build_known(record: ModuleRecord, tensors: Tensors) -> nn.Module | None:
     """The module of a record: quantized, a graph, or a layer that files know; None for any other."""
     if isinstance(record, QuantizedRecord):
         return build_quantized(record, tensors)
-    if isinstance(record, GraphRecord):
+    if isinstance(record, RegionRecord):
         module = fx.GraphModule(nn.Module(), fx.Graph())
         module.train(record.training)
         return module
@@ -215,7 +215,7 @@ def place_module(parent: nn.Module, name: str, child: nn.Module, path: str) -> N
 def check_tensors(recipe: Recipe, tensors: Tensors) -> None:
     """Raise `FileFormatError` unless the recipe's float tensors are in the file and in float modules."""
     seen: set[str] = set()
-    owners = {record.path for record in recipe.modules if isinstance(record, (LayerRecord, GraphRecord))}
+    owners = {record.path for record in recipe.modules if isinstance(record, (LayerRecord, RegionRecord))}
     for record in recipe.tensors:
         what = f"the tensor {record.name!r}"
         entry = tensors.get(record.tensor)
