@@ -279,6 +279,25 @@ def test_a_module_called_twice_has_ranges_for_each_call() -> None:
     assert sqnr(converted(inputs[0]), model(inputs[0])) > 30
 
 
+def test_values_and_indices_of_integers() -> None:
+    class Largest(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.out = nn.Conv2d(3, 8, 3), nn.Conv2d(8, 2, 1)
+
+        def forward(self, x: Tensor) -> Any:
+            x = self.conv(x)
+            values, indices = x.max(dim=1)
+            return values, indices, self.out(x)
+
+    model = Largest().eval()
+    inputs = [torch.randn(2, 3, 8, 8) for _ in range(4)]
+    values, indices, _ = quantize(model, *inputs)(inputs[0])
+    expected, places, _ = model(inputs[0])
+    assert sqnr(values, expected) > 30
+    assert (indices == places).float().mean() > 0.9
+
+
 def test_tail_and_softmax_stay_float() -> None:
     model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Linear(288, 5), nn.Softmax(1)).eval()
     inputs = [torch.randn(2, 3, 8, 8) for _ in range(4)]

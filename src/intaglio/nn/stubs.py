@@ -121,6 +121,8 @@ class DeQuantize(QuantizedModule):
             return x
         if type(x) in (tuple, list):  # what chunk and split give
             return type(x)(self.forward(part) for part in x)
+        if isinstance(x, tuple) and hasattr(x, "_fields"):  # what max gives along an axis
+            return type(x)(*(self.forward(part) for part in x))
         if not isinstance(x, QTensor):
             raise InputError(f"{self.where()} takes a QTensor, but its input is a {type(x).__name__}")
         if x.qparams.axis is not None or x.data.dtype is not torch.uint8:
