@@ -279,6 +279,27 @@ def test_a_module_called_twice_has_ranges_for_each_call() -> None:
     assert sqnr(converted(inputs[0]), model(inputs[0])) > 30
 
 
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_states_of_a_recurrent_layer_among_integers_are_floats(kind: Any) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv, self.rnn = nn.Conv1d(3, 8, 3, padding=1), kind(8, 6, batch_first=True)
+            self.out, self.last = nn.Linear(6, 4), nn.Linear(6, 4)
+
+        def forward(self, x: Tensor) -> Any:
+            y, state = self.rnn(self.conv(x).transpose(1, 2))
+            last = state[0][-1] if kind is nn.LSTM else state[-1]
+            return self.out(y), self.last(last)
+
+    model = Recurrent().eval()
+    inputs = [torch.randn(2, 3, 9) for _ in range(4)]
+    converted = quantize(model, *inputs)
+    assert "RequantizedLayer" in kinds(converted)
+    for found, expected in zip(converted(inputs[0]), model(inputs[0]), strict=True):
+        assert sqnr(found, expected) > 22
+
+
 def test_values_and_indices_of_integers() -> None:
     class Largest(nn.Module):
         def __init__(self) -> None:
