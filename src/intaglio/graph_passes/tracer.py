@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
 import torch
@@ -181,7 +182,18 @@ class Tracer(fx.Tracer):
         """Tensors by the names that they have in the module; others become constants of the graph."""
         if isinstance(a, ValueProxy):
             return a.node
+        if isinstance(a, dict) and type(a) is not dict:  # a class of answers, as transformers has them
+            return self._made_again(a)
         return super().create_arg(a)
+
+    def _made_again(self, value: dict[Any, Any]) -> fx.Node:
+        """A step that makes a dict of its own class: by its fields, if it has them, or from a plain dict."""
+        if is_dataclass(value):
+            held = {
+                f.name: getattr(value, f.name) for f in fields(value) if getattr(value, f.name) is not None
+            }
+            return self.create_node("call_function", type(value), (), self.create_arg(held))
+        return self.create_node("call_function", type(value), (self.create_arg(dict(value)),), {})
 
     def create_args_for_root(self, root_fn: Any, is_module: bool, concrete_args: Any = None) -> Any:
         """The arguments as the example calls give them: tensors and numbers stand for themselves."""
