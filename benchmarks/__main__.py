@@ -74,6 +74,7 @@ def main(
                 elif "model" in message:
                     run.coverage.append(model_from_dict(message["model"]))
                     progress.advance(bar)
+                    _write(run, PARTIAL)  # a row takes as long as many cases do
                 else:
                     progress.update(bar, description=f"{message['doing']} ({count} threads)")
             _write(run, PARTIAL)

@@ -58,10 +58,12 @@ def _render_environment(run: Run) -> str:
     return (
         f"{facts['date']}; {facts['cpu']}, {facts['cpus']} CPUs, {caches}; instruction set {facts['isa']}; "
         f"{facts['system']}; {versions}. Load before the run {facts['load_before']}. {_describe_quiet(run)}"
-    )
+    ).rstrip()
 
 
 def _describe_quiet(run: Run) -> str:
+    if not run.results:
+        return ""
     noisy = sum(result.disturbance > QUIET for result in run.results)
     return (
         f"Cases during which other processes took more than {QUIET:.0%} of the CPUs: "

@@ -356,6 +356,9 @@ def test_coverage_survives_its_file(run: Run, models: list[ModelCoverage], tmp_p
     assert Run.read(tmp_path / "results.json") == run
     assert [model_from_dict(asdict(model)) for model in models] == models
     assert "## Coverage" in render_markdown(run)
+    alone = render_markdown(Run(_environment(), {}, coverage=models))
+    assert "## Goals" not in alone
+    assert "marked *" not in alone
 
 
 class Fails(Fake):
