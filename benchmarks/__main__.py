@@ -19,19 +19,24 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.contestants import describe_contestants
+from benchmarks.coverage import CANDIDATES, list_subjects, model_from_dict
 from benchmarks.environment import describe_environment
 from benchmarks.report import render_markdown
 from benchmarks.results import Run, case_from_dict
 from benchmarks.worker import run_worker
 from benchmarks.workloads import GROUPS, list_shapes
 
+COVERAGE = "coverage"
+"""The group whose rows are whole models; it is timed on one thread."""
 HERE = Path(__file__).parent
 PARTIAL = HERE.parent / "build" / "benchmarks"
 THREADS = tuple(count for count in (1, 2) if count <= len(os.sched_getaffinity(0)))
 
 
 @click.command()
-@click.option("--only", type=click.Choice(GROUPS), multiple=True, help="Only this group; may be repeated.")
+@click.option(
+    "--only", type=click.Choice((*GROUPS, COVERAGE)), multiple=True, help="Only this group; may be repeated."
+)
 @click.option("--threads", type=click.IntRange(1), multiple=True, help="Only this many; may be repeated.")
 @click.option("--quick", is_flag=True, help="Fewer shapes and rounds: to see that it works, not to quote.")
 @click.option("--output", type=click.Path(path_type=Path), help="Folder for RESULTS.md and results.json.")
@@ -49,22 +54,36 @@ def main(
         return
     complete = not (only or threads or quick)
     folder = output or (HERE if complete else PARTIAL)
-    plan = [(group, count) for group in only or GROUPS for count in threads or THREADS]
+    plan = [(group, count) for group in only or GROUPS for count in threads or THREADS if group != COVERAGE]
+    if COVERAGE in (only or (COVERAGE,)):
+        plan.append((COVERAGE, 1))
     console = Console(stderr=True)
     run = Run(describe_environment(), describe_contestants())
+    for kind in CANDIDATES:
+        before = run.configurations.get(kind.name)
+        own = kind.configuration
+        run.configurations[kind.name] = f"{before}; for coverage {own}" if before else own
     with _make_progress(console) as progress:
-        total = sum(len(list_shapes(group, quick=quick)) for group, _ in plan)
+        total = sum(_count_rows(group, quick=quick) for group, _ in plan)
         bar = progress.add_task("starting", total=total)
         for group, count in plan:
             for message in _start_worker(group, count, quick=quick, log=PARTIAL / "peers.log"):
                 if "result" in message:
                     run.results.append(case_from_dict(message["result"]))
                     progress.advance(bar)
+                elif "model" in message:
+                    run.coverage.append(model_from_dict(message["model"]))
+                    progress.advance(bar)
+                    _write(run, PARTIAL)  # a row takes as long as many cases do
                 else:
                     progress.update(bar, description=f"{message['doing']} ({count} threads)")
             _write(run, PARTIAL)
     _write(run, folder)
     console.print(f"Written: {folder / 'RESULTS.md'}, {folder / 'results.json'}")
+
+
+def _count_rows(group: str, *, quick: bool) -> int:
+    return len(list_subjects(quick=quick) if group == COVERAGE else list_shapes(group, quick=quick))
 
 
 def _write(run: Run, folder: Path) -> None:

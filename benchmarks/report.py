@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from statistics import geometric_mean
 
+from benchmarks.coverage.table import render_coverage
 from benchmarks.goals import GOALS
 from benchmarks.results import OUR_DIRECT_FORM, OUR_KERNEL, OURS, CaseResult, Entry, Run
 from benchmarks.timing import QUIET, Spread
@@ -32,7 +33,8 @@ PyTorch, on these very inputs: a contestant that is fast because it computes som
 def render_markdown(run: Run) -> str:
     """The whole report."""
     parts = ["# Benchmarks", METHOD, _render_environment(run)]
-    parts += ["## Goals", _render_goals(run.results)]
+    if run.results:
+        parts += ["## Goals", _render_goals(run.results)]
     for group, title in TITLES.items():
         results = [result for result in run.results if result.group == group]
         if results:
@@ -43,6 +45,8 @@ def render_markdown(run: Run) -> str:
     convolutions = [result for result in run.results if result.group == "convolutions"]
     if convolutions:
         parts += ["## One convolution", *_render_convolutions(convolutions)]
+    if run.coverage:
+        parts += ["## Coverage", *render_coverage(run.coverage)]
     parts += ["## Contestants", _render_configurations(run.configurations)]
     return "\n\n".join(parts) + "\n"
 
@@ -54,10 +58,12 @@ def _render_environment(run: Run) -> str:
     return (
         f"{facts['date']}; {facts['cpu']}, {facts['cpus']} CPUs, {caches}; instruction set {facts['isa']}; "
         f"{facts['system']}; {versions}. Load before the run {facts['load_before']}. {_describe_quiet(run)}"
-    )
+    ).rstrip()
 
 
 def _describe_quiet(run: Run) -> str:
+    if not run.results:
+        return ""
     noisy = sum(result.disturbance > QUIET for result in run.results)
     return (
         f"Cases during which other processes took more than {QUIET:.0%} of the CPUs: "

@@ -1,4 +1,6 @@
-"""What is kept of a run: plain records, to and from JSON. Imports only `timing`."""
+"""What is kept of a run: plain records, to and from JSON. Imports `timing` and the
+records of `coverage`.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from benchmarks.coverage.records import ModelCoverage, model_from_dict
 from benchmarks.timing import Spread
 
 __all__ = ["OURS", "OUR_DIRECT_FORM", "OUR_KERNEL", "CaseResult", "Entry", "Run", "case_from_dict"]
@@ -75,6 +78,7 @@ class Run:
     environment: dict[str, Any]
     configurations: dict[str, str]
     results: list[CaseResult] = field(default_factory=list)
+    coverage: list[ModelCoverage] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Write as JSON, at once or not at all."""
@@ -88,6 +92,7 @@ class Run:
         """What `write` wrote."""
         stored = json.loads(path.read_text(encoding="utf-8"))
         stored["results"] = [case_from_dict(case) for case in stored["results"]]
+        stored["coverage"] = [model_from_dict(model) for model in stored.get("coverage", [])]
         return cls(**stored)
 
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.contestants import Contestant, Intaglio, Program, TorchFloat, contestants_of
+from benchmarks.coverage import measure_models
 from benchmarks.limits import Limits
 from benchmarks.results import CaseResult, Entry
 from benchmarks.timing import Pace, Spread, time_in_turn
@@ -45,6 +46,9 @@ def run_worker(group: str, threads: int, *, quick: bool) -> None:
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     warnings.simplefilter("ignore")
+    if group == "coverage":
+        _measure_coverage(quick=quick)
+        return
     pace = QUICK_PACE if quick else PACES[group]
     limits = Limits(threads)
     with _open_channel() as say:
@@ -56,6 +60,12 @@ def run_worker(group: str, threads: int, *, quick: bool) -> None:
                 say(doing=f"{network.name}, {case.label}: {len(programs)} contestants in turn")
                 result = _measure(network, case, limits, pace, programs, refusals | entries)
                 say(result=asdict(result))
+
+
+def _measure_coverage(*, quick: bool) -> None:
+    with _open_channel() as say:
+        for model in measure_models(quick=quick, doing=lambda what: say(doing=what)):
+            say(model=asdict(model))
 
 
 @contextmanager
