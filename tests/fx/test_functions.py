@@ -300,6 +300,20 @@ def test_states_of_a_recurrent_layer_among_integers_are_floats(kind: Any) -> Non
         assert sqnr(found, expected) > 22
 
 
+def pad_to_even(x: Tensor) -> Tensor:
+    extra = x.shape[-1] % 2
+    return F.pad(x, (0, 1)) if extra else F.pad(x, (1, 1))
+
+
+def test_a_users_function_that_only_moves_values_meets_integers() -> None:
+    model = Between(lambda x: pad_to_even(x)).eval()
+    converted = quantize(model, *[torch.randn(2, 3, 8, 8) for _ in range(4)])
+    assert kinds(converted).count("Quantize") == 1
+    for width in (8, 9):
+        x = torch.randn(2, 3, 8, width)
+        assert sqnr(converted(x), model(x)) > 25
+
+
 def test_values_and_indices_of_integers() -> None:
     class Largest(nn.Module):
         def __init__(self) -> None:

@@ -16,7 +16,16 @@ from intaglio.graph_passes.examples import Call, example_call, vary_sizes
 from intaglio.graph_passes.tracing import Traced, trace_model
 from intaglio.nn.copying import copy_model
 from intaglio.quantize_fx import graph_record
-from tests.fx.models_to_trace import Model, arithmetic, asserts, factories, generators, structures
+from tests.fx.models_to_trace import (
+    Answering,
+    Answers,
+    Model,
+    arithmetic,
+    asserts,
+    factories,
+    generators,
+    structures,
+)
 from tests.fx.quantized_models import floats_in, kinds, quantize, sqnr
 
 
@@ -238,6 +247,19 @@ def test_a_call_unlike_the_example_is_refused_in_words(call: Any) -> None:
     traced = trace(Arguments().eval(), torch.randn(3, 4))
     with pytest.raises(intaglio.InputError, match="prepare it with example_inputs like this call's"):
         call(traced.model, torch.randn(3, 4))
+
+
+def test_an_argument_of_the_example_that_is_missing_is_refused_in_words() -> None:
+    traced = trace(Arguments().eval(), torch.randn(3, 4), torch.zeros(3, 4, dtype=torch.bool))
+    with pytest.raises(intaglio.InputError, match="'mask' is None in this call, but it was given"):
+        traced.model(torch.randn(3, 4))
+
+
+def test_answers_of_a_class_of_their_own() -> None:
+    traced = trace(Answering(), torch.randn(3, 4))
+    found = traced.model(torch.randn(5, 4))
+    assert type(found) is Answers
+    assert found["y"].shape == (5, 4)
 
 
 def test_sizes_that_may_change_are_found_by_trying() -> None:

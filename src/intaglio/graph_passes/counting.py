@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 from intaglio.graph_passes.graphs import module_of, shape_of, value_of
 from intaglio.graph_passes.placing import Integers
 from intaglio.nn import FloatFunctional, FusedModule, ResidualLayer
+from intaglio.rules import all_rules, rule_of
 
 __all__ = ["count_multiply_adds"]
 
@@ -51,8 +52,9 @@ def _of_module(module: nn.Module, node: fx.Node) -> int:
         is_product = node.args[0] == "matmul" and isinstance(operand, fx.Node)
         return prod(shape_of(node)) * shape_of(operand)[-1] if is_product else 0  # type: ignore[arg-type]
     inputs = [shape_of(x) for x in node.all_input_nodes if isinstance(value_of(x), Tensor)]
-    if isinstance(module, nn.Linear):
-        return prod(shape_of(node)) * module.in_features
+    rule = rule_of(module, all_rules())
+    if rule is not None and rule.name == "Linear":  # GPT-2's Conv1D too
+        return prod(shape_of(node)[:-1]) * int(module.weight.numel())  # type: ignore[operator]
     if isinstance(module, nn.modules.conv._ConvNd):  # a base of all convolutions
         image = inputs[0] if module.transposed else shape_of(node)
         pixels = prod(image) // (module.in_channels if module.transposed else module.out_channels)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from intaglio.graph_passes.traced_values import check_equal, check_keys
+from intaglio.graph_passes.traced_values import CHECKS
 from intaglio.graph_passes.tracer import SCOPE, VALUES
 
 __all__ = [
@@ -29,7 +29,7 @@ __all__ = [
     "value_of",
 ]
 
-_CHECKS = (check_equal, check_keys, torch._assert)
+_CHECKS = (*CHECKS, torch._assert)
 
 
 def module_of(gm: fx.GraphModule, node: Any) -> nn.Module | None:

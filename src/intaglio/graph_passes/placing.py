@@ -191,7 +191,7 @@ class _Chooser:
         if not any(x in plan.nodes for x in node.all_input_nodes):
             return False
         if node.target is operator.getitem and isinstance(module_of(self.gm, node.args[0]), _FLOAT_INSIDE):
-            return node.args[1] == 0  # states and attention's weights are floats
+            return bool(node.args[1] == 0)  # states and attention's weights are floats
         return try_integers(self.gm, node, plan.nodes) == "integers"
 
     # ---- What accuracy wants in float ---------------------------------------------------------------------

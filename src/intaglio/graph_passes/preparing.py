@@ -117,7 +117,8 @@ def prepare_alone(layer: nn.Module, path: str, mapping: QConfigMapping, record: 
     """Let a layer that Python code calls quantize what it is given as it comes, if it can."""
     qconfig = mapping.qconfig_for(path=path, object_type=type(layer), scopes=(), index=0)
     rule = rule_of(layer, all_rules())
-    assert rule is not None
+    if rule is None:
+        return  # nothing that could be quantized
     if qconfig is None:
         record.floats[path] = "its qconfig is None"
         return

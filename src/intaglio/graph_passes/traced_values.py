@@ -22,7 +22,7 @@ from torch import Tensor, fx
 
 from intaglio.errors import InputError
 
-__all__ = ["CannotTrace", "ValueProxy", "check_equal", "check_keys"]
+__all__ = ["CHECKS", "CannotTrace", "ValueProxy", "check_equal", "check_given", "check_keys"]
 
 
 class CannotTrace(Exception):  # noqa: N818  # no error of the user's
@@ -49,11 +49,24 @@ def check_equal(value: Any, traced: Any, what: str) -> None:
     )
 
 
+def check_given(value: Any, what: str) -> None:
+    """A step of a graph: raise `InputError` if an argument is None that the traced example had."""
+    if value is None:
+        raise InputError(
+            f"{what} is None in this call, but it was given in the example that the model was traced with, "
+            "and the graph holds for that alone: prepare it with example_inputs like this call's"
+        )
+
+
 def check_keys(value: Any, traced: tuple[Any, ...], what: str) -> None:
     """A step of a graph: raise `InputError` unless a dict or a sequence has the traced keys or length."""
     keys = tuple(value) if isinstance(value, dict) else len(value)
     expected = traced if isinstance(value, dict) else traced[0]
     check_equal(keys, expected, f"{what}: the {'keys' if isinstance(value, dict) else 'length'}")
+
+
+CHECKS = (check_equal, check_given, check_keys)
+"""Steps of a graph that give nothing, and raise where a call is not like the example."""
 
 
 class ValueProxy(fx.Proxy):

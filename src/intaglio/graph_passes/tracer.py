@@ -19,7 +19,15 @@ from torch.fx._symbolic_trace import _orig_module_call
 from intaglio.graph_passes.examples import Call, clone_values
 from intaglio.graph_passes.method_calls import MethodCall
 from intaglio.graph_passes.python_calls import PatchedCalls, find_culprit
-from intaglio.graph_passes.traced_values import CannotTrace, ValueProxy, check_equal, check_keys, is_told
+from intaglio.graph_passes.traced_values import (
+    CHECKS,
+    CannotTrace,
+    ValueProxy,
+    check_equal,
+    check_given,
+    check_keys,
+    is_told,
+)
 
 __all__ = ["SCOPE", "VALUES", "Tracer", "Treat", "Treatment", "join_paths"]
 
@@ -33,7 +41,7 @@ Treatment = Literal["leaf", "inside", "children", "apart"]
 Treat = Callable[[nn.Module, str], Treatment]
 
 
-_GIVE_NOTHING = (check_equal, check_keys, torch._assert, operator.setitem)
+_GIVE_NOTHING = (*CHECKS, torch._assert, operator.setitem)
 
 
 class Tracer(fx.Tracer):
@@ -52,7 +60,7 @@ class Tracer(fx.Tracer):
         self._inside: list[str] = []
         self._computing = 0
         self._given: Sequence[Call] = ()
-        self._pending: list[tuple[Callable[..., None], fx.Node, Any, str]] = []
+        self._pending: list[tuple[Callable[..., None], fx.Node, tuple[Any, ...]]] = []
         self._names: dict[int, str] = {}
         self._patched: PatchedCalls
         self._called_inside = False
@@ -80,7 +88,7 @@ class Tracer(fx.Tracer):
         if isinstance(error, CannotTrace):
             return str(error)
         text = str(error).strip().partition("\n")[0]
-        return f"{type(error).__name__}: {text}" if text else type(error).__name__
+        return f"its code asks more of a value than a graph can know ({type(error).__name__}: {text})"
 
     def where(self) -> str:
         """The path of the module whose forward is being traced."""
@@ -168,7 +176,7 @@ class Tracer(fx.Tracer):
             if node.op == "call_function" and node.target in _GIVE_NOTHING:
                 return None
             where = f"a value in the forward of '{self.where()}'"
-            self._check(check_equal, node, values[0], where)
+            self._check(check_equal, node, (values[0], where))
             return values[0]
         return ValueProxy(node, self)
 
@@ -208,10 +216,10 @@ class Tracer(fx.Tracer):
                 args += [value[i] for i in range(len(bound.get(name, ())))]
             elif parameter.kind is parameter.VAR_KEYWORD:
                 kwargs |= {key: value[key] for key in bound.get(name, {})}
-            elif parameter.kind is parameter.KEYWORD_ONLY:
-                kwargs[name] = value
-            else:
+            elif len(args) <= len(call.args) and parameter.kind is not parameter.KEYWORD_ONLY:
                 args.append(value)
+            elif name in bound or isinstance(value, fx.Proxy):  # what is not given the forward knows itself
+                kwargs[name] = value
 
         for check in self._pending:
             self._check(*check)
@@ -252,16 +260,18 @@ class Tracer(fx.Tracer):
         what = f"the argument '{name}'" + (f" of '{self.path}'" if self.path else "")
         if parameter.kind in stars:
             keys = tuple(value) if isinstance(value, dict) else (len(value),)
-            self._pending.append((check_keys, node, keys, what))
+            self._pending.append((check_keys, node, (keys, what)))
             return ValueProxy(node, self)
         varies = isinstance(value, (Tensor, int, float, tuple, list, dict)) and not isinstance(value, bool)
+        if varies and is_given and parameter.default is None:
+            self._pending.append((check_given, node, (what,)))
         if varies and (is_given or isinstance(value, Tensor)):
             return ValueProxy(node, self)
-        self._pending.append((check_equal, node, value, what))
+        self._pending.append((check_equal, node, (value, what)))
         return value
 
-    def _check(self, function: Callable[..., None], node: fx.Node, traced: Any, what: str) -> None:
-        checked = self.create_node("call_function", function, (node, self.create_arg(traced), what), {})
+    def _check(self, function: Callable[..., None], node: fx.Node, arguments: tuple[Any, ...]) -> None:
+        checked = self.create_node("call_function", function, (node, *self.create_arg(arguments)), {})
         self.values[checked] = (None,) * len(self._given)
 
     # ---- Values --------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch.overrides import get_overridable_functions
 
-from intaglio.graph_passes.traced_values import check_equal, check_keys
+from intaglio.graph_passes.traced_values import CHECKS
 
 __all__ = ["ATTRIBUTES", "FACTORIES", "RANDOM", "function_called", "is_method_allowed", "name_of_function"]
 
@@ -97,7 +97,7 @@ def _functions() -> dict[str, Callable[..., Any]]:
         **{f"operator.{name}": getattr(operator, name) for name in _OPERATORS},
         **{f"math.{name}": getattr(math, name) for name in _MATH},
         **{f"builtins.{name}": getattr(builtins, name) for name in _BUILTINS},
-        **{f"intaglio.{check.__name__}": check for check in (check_equal, check_keys)},
+        **{f"intaglio.{check.__name__}": check for check in CHECKS},
     }
     overridable = {id(f) for functions in get_overridable_functions().values() for f in functions}
     for module in (torch, torch.nn.functional, torch.linalg, torch.fft, torch.special):
