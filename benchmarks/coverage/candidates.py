@@ -61,13 +61,17 @@ class Intaglio(Candidate):
     """Ours."""
 
     name = OUR_NAME
-    configuration = "`prepare_fx` with `get_default_qconfig_mapping()` (dynamic: `default_dynamic_qconfig`)"
+    configuration = (
+        "`prepare_fx` with `get_default_qconfig_mapping()` (dynamic: `default_dynamic_qconfig`, of a "
+        "language model `per_group_dynamic_qconfig`)"
+    )
 
     def quantize(self, subject: Subject, *, is_dynamic: bool, on_step: OnStep) -> Any:
         """Prepare, calibrate, convert."""
         mapping = intaglio.get_default_qconfig_mapping()
         if is_dynamic:
-            mapping = intaglio.QConfigMapping().set_global(intaglio.default_dynamic_qconfig)
+            presets = (intaglio.default_dynamic_qconfig, intaglio.per_group_dynamic_qconfig)
+            mapping = intaglio.QConfigMapping().set_global(presets[subject.in_groups])
         on_step("prepare")
         prepared = intaglio.prepare_fx(subject.module, mapping, subject.calibration[0])
         on_step("calibrate")
@@ -88,8 +92,8 @@ class Intaglio(Candidate):
             "graphs": list(record.graphs),
             "left": dict(record.left),
             "floats": dict(record.floats),
-            "macs": getattr(record, "macs", None),
-            "int8_macs": getattr(record, "int8_macs", None),
+            "macs": record.macs,
+            "int8_macs": record.int8_macs,
         }
 
 

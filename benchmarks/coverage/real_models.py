@@ -7,6 +7,7 @@ out: every tool gets the plain model.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -179,7 +180,8 @@ def make_language_model() -> Subject:
         }
 
     others = [Call((torch.stack(windows[:2]),), {}), Call((windows[0][None, :17],), {})]
-    return _subject(load_language_model(file), [window[None] for window in windows], score, others)
+    subject = _subject(load_language_model(file), [window[None] for window in windows], score, others)
+    return replace(subject, in_groups=True)
 
 
 def make_voice_activity() -> Subject:

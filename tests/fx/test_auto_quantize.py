@@ -1,4 +1,7 @@
-"""`auto_quantize`: data of every structure, each method, scores, and bad input."""
+"""`auto_quantize`: data of every structure, each method, scores, and bad input.
+
+A single call was asked for and refused: pytorch/pytorch#48537.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""Functions, methods and operators become integers as modules do; what has none stays float and right."""
+"""Functions, methods and operators become integers as modules do; what has none stays float and right.
+
+By hand this is stubs and a FloatFunctional at each place: pytorch/pytorch#133087, #18318, #34583.
+"""
 
 from __future__ import annotations
 
@@ -262,6 +265,7 @@ def test_writing_into_a_slice_is_seen_through_every_view() -> None:
 
 
 def test_a_module_called_twice_has_ranges_for_each_call() -> None:
+    # pytorch/ao#4478, pytorch/pytorch#142035
     class Twice(nn.Module):
         def __init__(self) -> None:
             super().__init__()

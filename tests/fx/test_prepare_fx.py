@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import pickle
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -348,6 +349,15 @@ def test_bad_input_is_named_and_leaves_the_model_as_it_is() -> None:
             call()
     assert all(torch.equal(tensor, before[name]) for name, tensor in net.state_dict().items())
     assert not hasattr(net, "qconfig")
+
+
+def test_several_threads_at_once() -> None:
+    converted = quantize(Net(), *images())
+    inputs = [torch.randn(1 + i % 3, 3, 12 + 4 * (i % 2), 12) for i in range(24)]
+    expected = [converted(x) for x in inputs]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(converted, inputs))
+    assert all(torch.equal(a, b) for a, b in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])

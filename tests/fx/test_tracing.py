@@ -1,4 +1,8 @@
-"""Tracing that does not give up: what is told, what is checked, what stays Python and how little of it."""
+"""Tracing that does not give up: what is told, what is checked, what stays Python and how little of it.
+
+The legacy fails as a whole where any of this occurs: pytorch/pytorch#118634, #74842, #87344, #76181,
+huggingface/pytorch-image-models#1411.
+"""
 
 from __future__ import annotations
 
