@@ -88,6 +88,7 @@ def test_the_recogniser_reads_as_well() -> None:
 
 
 def test_the_detector_finds_the_words() -> None:
+    torch.set_num_threads(2)
     model = load_text_detector(_files(EASYOCR)["craft_mlt_25k.pth"])
     pages = [draw_page(seed=seed) for seed in (0, 2)]
     quantized = intaglio.auto_quantize(model, [page.image for page in pages[:1]], progress=False)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import itertools
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
 import torch
@@ -105,21 +105,36 @@ def read_data(model: nn.Module, data: Any, most: int | None) -> Calls | Callable
 
 
 def _count_arguments(model: nn.Module, batch: Any) -> int:
-    """How many parts of a batch that is a tuple the model takes: as many as it can be run on."""
+    """How many parts of a batch that is a tuple the model takes: as many as it can be run on.
+
+    A last part that looks like labels, one value a sample or less, is none of them if it can be left out.
+    """
     if not isinstance(batch, (tuple, list)):
         return 1
-    reasons = []
-    for count in range(min(len(batch), _most_positional(model)), 0, -1):
-        try:
-            Call(tuple(batch[:count]), {}).run(model)
-        except Exception as error:  # whatever a user's forward raises for arguments that are not its own
-            reasons.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
-        else:
-            return count
-    raise ConfigError(
-        f"the model cannot be run on the first batch of the calibration data, a {type(batch).__name__} of "
-        f"{len(batch)}: {reasons[-1] if reasons else 'it takes no arguments'}"
-    )
+    reasons: list[str] = []
+    most = min(len(batch), _most_positional(model))
+    counts = [count for count in range(most, 0, -1) if _runs(model, batch[:count], reasons)]
+    if not counts:
+        raise ConfigError(
+            f"the model cannot be run on the first batch of the calibration data, a {type(batch).__name__} of "
+            f"{len(batch)}: {reasons[-1] if reasons else 'it takes no arguments'}"
+        )
+    while len(counts) > 1 and _looks_like_labels(batch[counts[0] - 1]):
+        counts.pop(0)
+    return counts[0]
+
+
+def _runs(model: nn.Module, args: Sequence[Any], reasons: list[str]) -> bool:
+    try:
+        Call(tuple(args), {}).run(model)
+    except Exception as error:  # whatever a user's forward raises for arguments that are not its own
+        reasons.append(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        return False
+    return True
+
+
+def _looks_like_labels(part: Any) -> bool:
+    return not isinstance(part, (dict, list, tuple)) and (not isinstance(part, Tensor) or part.dim() <= 1)
 
 
 def _most_positional(model: nn.Module) -> int:

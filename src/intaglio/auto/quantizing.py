@@ -42,8 +42,8 @@ def auto_quantize(
         A float model on the CPU, in eval mode; it is left as it is.
     calibration_data : iterable of batches, or function, optional
         What the model will meet, about a hundred samples: a DataLoader or any iterable of tensors, of tuples
-        of arguments (labels at their end are dropped), or of dicts of named ones; or a function that runs
-        the model it is given on data of its own. Only dynamic quantization can do without.
+        of arguments (labels at their end, one for each sample, are dropped), or of dicts of named ones; or a
+        function that runs the model it is given on data of its own. Only dynamic quantization can do without.
     method : {'auto', 'static', 'dynamic'}
         'static' fixes the ranges of activations by what the data shows; 'dynamic' takes those of each row as
         it comes; 'auto' decides layer by layer: convolutions and what is between them are static, layers
