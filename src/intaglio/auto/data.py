@@ -116,8 +116,8 @@ def _count_arguments(model: nn.Module, batch: Any) -> int:
     counts = [count for count in range(most, 0, -1) if _runs(model, batch[:count], reasons)]
     if not counts:
         raise ConfigError(
-            f"the model cannot be run on the first batch of the calibration data, a {type(batch).__name__} of "
-            f"{len(batch)}: {reasons[-1] if reasons else 'it takes no arguments'}"
+            f"the model cannot be run on the first batch of the calibration data, a {type(batch).__name__} "
+            f"of {len(batch)}: {reasons[-1] if reasons else 'it takes no arguments'}"
         )
     while len(counts) > 1 and _looks_like_labels(batch[counts[0] - 1]):
         counts.pop(0)

@@ -27,8 +27,8 @@ __all__ = ["Request", "patterns_of", "rule_of_class", "why_not_admitted"]
 def patterns_of(module: nn.Module | Pattern) -> list[Pattern]:
     """The patterns that a module is, or a pattern itself, the most special first.
 
-    A `FusedModule` is the tuple of its parts' classes, or its own class; a `ResidualLayer` is its layer. A class also is each base whose
-    `forward` it keeps.
+    A `FusedModule` is the tuple of its parts' classes, or its own class; a `ResidualLayer` is its layer. A
+    class also is each base whose `forward` it keeps.
 
     >>> [kind.__name__ for kind in patterns_of(nn.Linear(2, 3))]
     ['Linear']
