@@ -83,3 +83,48 @@ class Answering(nn.Module):
 
     def forward(self, x: Tensor) -> Answers:
         return Answers(y=self.linear(x))
+
+
+class Remembers(nn.Module):
+    """Adds what it was given in the call before."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.last: Tensor | None = None
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.linear(x)
+        found = y if self.last is None else y + self.last
+        self.last = y
+        return found
+
+
+class Counts(nn.Module):
+    """Counts its calls in a buffer."""
+
+    calls: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.linear(x) * self.calls
+
+
+class Writes(nn.Module):
+    """Writes into a buffer."""
+
+    seen: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.register_buffer("seen", torch.zeros(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.seen.mul_(0.5).add_(x.mean((0, 1, 2)))
+        return self.linear(x) + self.seen

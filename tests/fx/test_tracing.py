@@ -6,6 +6,7 @@ huggingface/pytorch-image-models#1411.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from typing import Any
 
@@ -17,13 +18,17 @@ from torch import Tensor, fx, nn
 
 import intaglio
 from intaglio.graph_passes.examples import Call, example_call, vary_sizes
+from intaglio.graph_passes.module_state import kept_state
 from intaglio.graph_passes.tracing import Traced, trace_model
 from intaglio.nn.copying import copy_model
 from intaglio.quantize_fx import graph_record
 from tests.fx.models_to_trace import (
     Answering,
     Answers,
+    Counts,
     Model,
+    Remembers,
+    Writes,
     arithmetic,
     asserts,
     factories,
@@ -35,13 +40,14 @@ from tests.fx.quantized_models import floats_in, kinds, quantize, sqnr
 
 def trace(model: nn.Module, *args: Any, **kwargs: Any) -> Traced:
     """`model` traced on these arguments, with torch's layers as leaves."""
-    call = example_call(model, Call(args, kwargs))
+    with kept_state(model):
+        calls = vary_sizes(model, example_call(model, Call(args, kwargs)))
 
     def treat(module: nn.Module, path: str) -> Any:
         is_layer = type(module).__module__.startswith("torch.nn") and not isinstance(module, nn.Sequential)
         return "leaf" if is_layer else "inside"
 
-    return trace_model(copy_model(model, {}), vary_sizes(model, call), treat)
+    return trace_model(copy_model(model, {}), calls, treat)
 
 
 # ---- What is traced --------------------------------------------------------------------------------------
@@ -197,6 +203,22 @@ def test_a_loop_over_a_size_and_a_number_from_data() -> None:
     assert {region.path for region in traced.regions} == {"conv", "linear"}
     x = torch.randn(2, 3, 16, 8)
     assert torch.equal(traced.model(x), model(x))
+
+
+def test_state_that_a_forward_keeps_is_not_lost() -> None:
+    model = Around(Remembers()).eval()
+    traced = trace(copy.deepcopy(model), torch.randn(1, 3, 8, 8))
+    assert traced.left == {"inner": "what it keeps in 'last' from one call to the next"}
+    x = torch.randn(1, 3, 8, 8)
+    for _ in range(3):
+        assert torch.equal(traced.model(x), model(x))
+    counting = Around(Counts()).eval()
+    traced = trace(copy.deepcopy(counting), torch.randn(1, 3, 8, 8))
+    assert traced.left == {"inner": "what it keeps in 'calls' from one call to the next"}
+    for _ in range(3):
+        assert torch.equal(traced.model(x), counting(x))
+    writing = trace(Around(Writes()).eval(), torch.randn(1, 3, 8, 8))
+    assert writing.left == {"inner": "a tensor of the model that it changes in place"}
 
 
 def test_einops() -> None:

@@ -6,6 +6,7 @@
     python_calls   Python's own functions and helpers, as the traced code meets them
     method_calls   methods that stay Python
     tracer         torch.fx with those values
+    in_place       which steps change what they are given
     watching       which modules a module calls itself
     tracing        models to graphs; what cannot be traced stays Python
     copying        a user's model, copied and traced as its configuration wants it

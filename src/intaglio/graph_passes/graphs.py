@@ -3,8 +3,6 @@
 May import tracing, traced_values.
 """
 
-# ruff: noqa: SIM905 - lists of names read better as words
-
 from __future__ import annotations
 
 from typing import Any
@@ -12,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from intaglio.graph_passes.in_place import changes_its_input
 from intaglio.graph_passes.traced_values import CHECKS
 from intaglio.graph_passes.tracer import SCOPE, VALUES
 
@@ -140,26 +139,15 @@ def _has_effect(gm: fx.GraphModule, node: fx.Node) -> bool:
         module = gm.get_submodule(str(node.target))
         return not type(module).__module__.startswith(("torch.nn", "intaglio."))
     if node.op == "call_function":
-        return is_check(node) or _is_in_place(node)
-    return node.op == "call_method" and _is_in_place(node)
-
-
-def _is_in_place(node: fx.Node) -> bool:
-    name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
-    return (name.endswith("_") and not name.endswith("__")) or name in _IN_PLACE_OPERATORS
-
-
-_NUMERIC = "add and floordiv lshift matmul mod mul or pow rshift sub truediv xor".split()
-_IN_PLACE_OPERATORS = frozenset({"setitem", *(f"i{name}" for name in _NUMERIC)})
+        return is_check(node) or changes_its_input(node)
+    return node.op == "call_method" and changes_its_input(node)
 
 
 def is_in_place(gm: fx.GraphModule, node: fx.Node) -> bool:
     """Whether a node changes the tensor that it takes first."""
     if node.op == "call_module":
         return bool(getattr(gm.get_submodule(str(node.target)), "inplace", False))
-    if node.op not in ("call_function", "call_method"):
-        return False
-    return _is_in_place(node) or bool(node.kwargs.get("inplace"))
+    return changes_its_input(node)
 
 
 def is_check(node: fx.Node) -> bool:

@@ -17,6 +17,7 @@ from torch import Tensor, fx, nn
 from torch.fx._symbolic_trace import _orig_module_call
 
 from intaglio.graph_passes.examples import Call, clone_values
+from intaglio.graph_passes.in_place import changes_its_input
 from intaglio.graph_passes.method_calls import MethodCall
 from intaglio.graph_passes.python_calls import PatchedCalls, find_culprit
 from intaglio.graph_passes.traced_values import (
@@ -62,6 +63,7 @@ class Tracer(fx.Tracer):
         self._given: Sequence[Call] = ()
         self._pending: list[tuple[Callable[..., None], fx.Node, tuple[Any, ...]]] = []
         self._names: dict[int, str] = {}
+        self._storages: set[int] = set()
         self._patched: PatchedCalls
         self._called_inside = False
 
@@ -122,14 +124,17 @@ class Tracer(fx.Tracer):
         if self._treat(m, join_paths(self.path, path)) in ("children", "apart"):
             return self._leave(path, args, kwargs)
         while True:
-            count, left = len(self.graph.nodes), dict(self.left)
+            count, left, held = len(self.graph.nodes), dict(self.left), _held_by(m)
             self._inside.append(path)
             try:
-                return forward(*args, **kwargs)
+                found = forward(*args, **kwargs)
+                _check_stateless(m, held)
+                return found
             except Exception as error:  # as above
                 for node in list(self.graph.nodes)[count:][::-1]:
                     self.graph.erase_node(node)
                 self.left = left
+                _put_back(m, held)
                 reason = self.reason_of(error)
                 culprit = find_culprit(error, m)
                 if culprit is None or not self._patched.leave(culprit, reason):
@@ -165,6 +170,7 @@ class Tracer(fx.Tracer):
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *more: Any, **named: Any) -> Any:
         """Make a node, work out its values, and give what stands for it, or its value if that may be told."""
         node = self.create_node(kind, target, self.create_arg(args), self.create_arg(kwargs))
+        self._refuse_change(node)
         values = self._values_of(node)
         if self._follows_from_data(node):
             self._data.add(node)
@@ -179,6 +185,17 @@ class Tracer(fx.Tracer):
             self._check(check_equal, node, (values[0], where))
             return values[0]
         return ValueProxy(node, self)
+
+    def _refuse_change(self, node: fx.Node) -> None:
+        """Raise `CannotTrace` for what changes a tensor of the model: the next call would not see it."""
+        if not changes_its_input(node) or not node.args or not isinstance(node.args[0], fx.Node):
+            return
+        changed = self._values_of(node.args[0])[0]
+        if not self._storages:
+            held = (*self.root.parameters(), *self.root.buffers())
+            self._storages.update(tensor.untyped_storage().data_ptr() for tensor in held)
+        if isinstance(changed, Tensor) and changed.untyped_storage().data_ptr() in self._storages:
+            raise CannotTrace("a tensor of the model that it changes in place")
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """A node that knows in whose forward it stands."""
@@ -229,8 +246,11 @@ class Tracer(fx.Tracer):
         def call(root: nn.Module, *given: Any) -> Any:
             while True:
                 count, left = len(self.graph.nodes), dict(self.left)
+                held = _held_by(root)
                 try:
-                    return root.forward(*given, **kwargs)
+                    found = root.forward(*given, **kwargs)
+                    _check_stateless(root, held)
+                    return found
                 except Exception as error:  # as above
                     culprit = find_culprit(error, root)
                     if culprit is None or not self._patched.leave(culprit, self.reason_of(error)):
@@ -363,6 +383,29 @@ class Tracer(fx.Tracer):
             raise CannotTrace(reason)
         self.left[f"{self.where() or '(model)'}: {function.__qualname__}()"] = reason
         return found
+
+
+_Held = tuple[dict[str, Any], dict[str, Any]]
+
+
+def _held_by(module: nn.Module) -> _Held:
+    """A module's attributes and buffers."""
+    return dict(vars(module)), dict(module._buffers)
+
+
+def _put_back(module: nn.Module, held: _Held) -> None:
+    """Let a module hold again what it held before its forward met stand-ins."""
+    for now, before in zip((vars(module), held[0]["_buffers"]), held, strict=True):
+        now.clear()
+        now.update(before)
+
+
+def _check_stateless(module: nn.Module, held: _Held) -> None:
+    """Raise `CannotTrace` if a forward has put what it computed where the next call would find it."""
+    for now, before in zip((vars(module), module._buffers), held, strict=True):
+        for name, value in now.items():
+            if name in before and isinstance(value, fx.Proxy):
+                raise CannotTrace(f"what it keeps in '{name}' from one call to the next")
 
 
 def _is_of_torch(function: Any) -> bool:

@@ -1,4 +1,5 @@
-"""Which modules a module calls itself, and with what, found by running it. May import examples."""
+"""Which modules a module calls itself, and with what, found by running it. May import examples
+and module_state."""
 
 from __future__ import annotations
 
@@ -8,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from intaglio.graph_passes.examples import Call, clone_values
+from intaglio.graph_passes.module_state import kept_state
 
 __all__ = ["calls_of_children"]
 
@@ -15,8 +17,9 @@ __all__ = ["calls_of_children"]
 def calls_of_children(module: nn.Module, calls: Sequence[Call]) -> list[tuple[str, nn.Module, list[Call]]]:
     """The modules that `module` calls itself, with the first call of each for every call of `module`."""
     watcher = _Watcher(module)
-    for call in calls:
-        watcher.watch(call)
+    with kept_state(module):
+        for call in calls:
+            watcher.watch(call)
     found = {path: seen for path, seen in watcher.found.items() if len(seen) == len(calls)}
     return [
         (path, module.get_submodule(path), seen)
