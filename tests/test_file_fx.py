@@ -19,6 +19,7 @@ from intaglio.graph_passes.examples import Call
 from intaglio.graph_passes.record import graph_record
 from tests.file_models import assert_same
 from tests.forging import forge
+from tests.fx.quantized_models import quantize_architecture
 
 RETURN_CLASSES = ("Answers in a named tuple", "Answers in a dataclass")
 
@@ -63,8 +64,7 @@ def result_of(model: nn.Module, call: tuple[tuple[Any, ...], dict[str, Any]]) ->
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES, ids=lambda a: a.name.replace(" ", "-"))
 def test_every_architecture(architecture: Architecture, tmp_path: Path) -> None:
-    model = architecture.make()
-    converted = quantize(model, architecture.inputs(0), architecture.inputs(1))
+    converted = quantize_architecture(architecture.name).converted
     described = save(converted, tmp_path / "model")
     record = graph_record(converted)
     assert record is not None

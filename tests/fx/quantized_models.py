@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 import intaglio
+from benchmarks.architectures import ARCHITECTURES
 from intaglio.graph_passes.examples import Call
 
 
@@ -21,6 +24,39 @@ def quantize(model: nn.Module, *inputs: Any, mapping: Any = None, **more: Any) -
         for call in calls:
             prepared(*call.args)
     return intaglio.convert_fx(prepared)
+
+
+@dataclass(frozen=True)
+class QuantizedArchitecture:
+    """One of the zoo by graph mode, made once for all tests.
+
+    prepared_sqnr: how near the prepared model is to the float one.
+    is_untouched: whether that stayed as it was.
+    """
+
+    model: nn.Module
+    converted: Any
+    prepared_sqnr: float
+    is_untouched: bool
+
+
+@cache
+@torch.no_grad()
+def quantize_architecture(name: str) -> QuantizedArchitecture:
+    """The architecture of that name, traced on its inputs and calibrated on four."""
+    architecture = next(one for one in ARCHITECTURES if one.name == name)
+    model = architecture.make()
+    state = {key: tensor.clone() for key, tensor in model.state_dict().items()}
+    classes = [type(part) for part in model.modules()]
+    args, kwargs = architecture.inputs(0)
+    prepared = intaglio.prepare_fx(model, intaglio.get_default_qconfig_mapping(), Call(args, kwargs))
+    for seed in range(4):
+        args, kwargs = architecture.inputs(seed)
+        found = prepared(*args, **kwargs)
+    nearness = sqnr(found, model(*args, **kwargs))
+    same = all(torch.equal(tensor, state[key]) for key, tensor in model.state_dict().items())
+    is_untouched = same and [type(part) for part in model.modules()] == classes
+    return QuantizedArchitecture(model, intaglio.convert_fx(prepared), nearness, is_untouched)
 
 
 def floats_in(value: Any) -> Iterator[Tensor]:
