@@ -1,8 +1,9 @@
 """Example inputs: the calls on which a model is traced, and calls of other sizes that it takes as well.
 
 A trace must hold for other batches, images and lengths than the example's. Which sizes may change is found by
-trying: the model is run with one size changed at a time, and what it accepts is changed together in a second
-call. What then differs between the two calls must not be decided once and for all. May import errors.
+trying: the model is run with one size changed at a time, and what it accepts is changed together in up to
+two further calls. What then differs between the calls must not be decided once and for all. May import
+errors.
 """
 
 from __future__ import annotations

@@ -117,11 +117,7 @@ def _sum_in(gm: fx.GraphModule, node: fx.Node, layer: fx.Node, other: fx.Node) -
     activation = nn.ReLU() if node.args[0] == "add_relu" else None
     module = module_of(gm, layer)
     assert module is not None
-    residual = ResidualLayer(module, activation)
-    for name in ("qconfig",):
-        if name in vars(module):
-            vars(residual)[name] = vars(module)[name]
-    gm.set_submodule(str(layer.target), residual)
+    gm.set_submodule(str(layer.target), ResidualLayer(module, activation))
     with gm.graph.inserting_before(node):
         made = carry_meta(node, gm.graph.call_module(str(layer.target), (layer.args[0], other)))
     node.replace_all_uses_with(made)

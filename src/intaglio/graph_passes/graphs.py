@@ -1,10 +1,11 @@
 """Small steps that every pass takes: names for new modules, values of nodes, what has no effect.
 
-May import tracing, traced_values.
+May import tracer, traced_values, in_place.
 """
 
 from __future__ import annotations
 
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -67,9 +68,7 @@ def constant_of(gm: fx.GraphModule, node: Any) -> Tensor | None:
     """The tensor of the model that `node` reads, or None."""
     if not isinstance(node, fx.Node) or node.op != "get_attr":
         return None
-    found: Any = gm
-    for name in str(node.target).split("."):
-        found = getattr(found, name)
+    found = attrgetter(str(node.target))(gm)
     return found if isinstance(found, Tensor) else None
 
 

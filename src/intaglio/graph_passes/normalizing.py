@@ -31,7 +31,7 @@ def fold_constants(gm: fx.GraphModule) -> None:
     known: dict[fx.Node, Any] = {}
     for node in list(gm.graph.nodes):
         if node.op == "get_attr":
-            known[node] = _attribute(gm, str(node.target))
+            known[node] = operator.attrgetter(str(node.target))(gm)
         elif node.op in ("call_function", "call_method") and _is_foldable(gm, node, known):
             args, kwargs = fx.node.map_aggregate(
                 (node.args, node.kwargs), lambda x: known.get(x, x) if isinstance(x, fx.Node) else x
@@ -81,13 +81,6 @@ def _is_foldable(gm: fx.GraphModule, node: fx.Node, known: dict[fx.Node, Any]) -
     return not any(
         part in name for part in ("rand", "bernoulli", "multinomial", "dropout", "_assert", "check_")
     )
-
-
-def _attribute(gm: fx.GraphModule, target: str) -> Any:
-    found: Any = gm
-    for name in target.split("."):
-        found = getattr(found, name)
-    return found
 
 
 def _fresh(gm: fx.GraphModule, name: str) -> str:

@@ -316,9 +316,7 @@ def _gives_first_only(node: fx.Node) -> bool:
 # ---- Stubs -------------------------------------------------------------------------------------------------
 
 
-def insert_stubs(
-    gm: fx.GraphModule, plan: Integers, *, quantized_outputs: Iterable[int] = (), qconfig: Any = None
-) -> None:
+def insert_stubs(gm: fx.GraphModule, plan: Integers, *, quantized_outputs: Iterable[int] = ()) -> None:
     """Put a `QuantStub` where floats become integers and a `DeQuantStub` where integers become floats.
 
     One for each value: who takes it shares it. `quantized_outputs` are the numbers of the outputs that stay
@@ -343,8 +341,8 @@ class _Stubs:
             for source in node.all_input_nodes:
                 if not _is_float_tensor(source):
                     continue
-                is_integer = self._is_integer(source, node)
-                if wants == "integers" and not is_integer and source not in integers:
+                is_integer = source in integers
+                if wants == "integers" and not is_integer:
                     node.replace_input_with(source, self._quantized(source, node))
                 elif wants == "floats" and is_integer:
                     self._dequantize_input(node, source)
@@ -362,9 +360,6 @@ class _Stubs:
         if any(source in integers for source in node.all_input_nodes):
             return "either" if try_integers(self._gm, node, integers) == "plain" else "floats"
         return "floats"
-
-    def _is_integer(self, source: fx.Node, user: fx.Node) -> bool:
-        return source in self._plan.nodes
 
     def _quantized(self, source: fx.Node, user: fx.Node) -> fx.Node:
         key = (source, "quant")

@@ -24,12 +24,10 @@ _FUNCTIONS: dict[str, Any] = {
 }
 
 
-def restore_functions(
-    gm: fx.GraphModule, quantized: Set[fx.Node], integers: Set[fx.Node] = frozenset()
-) -> None:
+def restore_functions(gm: fx.GraphModule, quantized: Set[fx.Node]) -> None:
     """Call the function itself wherever a `FloatFunctional` will not be quantized."""
     for node in list(gm.graph.nodes):
-        if node in quantized or node in integers or not isinstance(module_of(gm, node), FloatFunctional):
+        if node in quantized or not isinstance(module_of(gm, node), FloatFunctional):
             continue
         name, *operands = node.args
         with gm.graph.inserting_before(node):

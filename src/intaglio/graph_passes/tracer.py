@@ -318,7 +318,7 @@ class Tracer(fx.Tracer):
         self._computing += 1
         try:
             if node.op == "get_attr":
-                return _attribute(self.root, str(node.target))
+                return operator.attrgetter(str(node.target))(self.root)
             if node.op == "call_module":
                 return _orig_module_call(self.root.get_submodule(str(node.target)), *args, **kwargs)
             if node.op == "call_method":
@@ -414,12 +414,6 @@ def _is_of_torch(function: Any) -> bool:
 
 def _differ(values: Sequence[Any]) -> bool:
     return any(value != values[0] for value in values)
-
-
-def _attribute(root: Any, target: str) -> Any:
-    for name in target.split("."):
-        root = getattr(root, name)
-    return root
 
 
 def _without_data(value: Any) -> Any:

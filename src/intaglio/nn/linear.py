@@ -1,7 +1,8 @@
 """Linear: the dynamic quantized form, and the rule of this form, of linear_half.py's and linear_grouped.py's.
 
 Weights are int8 per output channel; activations are quantized to uint8 as they come, per row unless
-the qconfig says otherwise. May import ops, rules, quantized, linear_half and errors.
+the qconfig says otherwise. May import ops, rules, linear_dynamic, quantized, linear_half, linear_grouped and
+errors.
 """
 
 from __future__ import annotations
@@ -12,10 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from intaglio.nn.linear_dynamic import Int8Linear
 from intaglio.nn.linear_grouped import GroupedLinear
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.linear_static import QuantizedLinear
-from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
+from intaglio.nn.quantized import register_quantized
 from intaglio.nn.static_product import input_mean_of
 from intaglio.nn.weights import quantize_weight
 from intaglio.ops.library import is_eager
@@ -23,7 +25,6 @@ from intaglio.ops.linear import run_linear_columns, run_linear_dynamic
 from intaglio.ops.packing import MAX_K, pack_weight, unpack_weight
 from intaglio.qconfig import QConfig
 from intaglio.qparams import FLOAT16, INT8, PerGroup, PerRow, PerTensor, QParams
-from intaglio.qtensor import QTensor
 from intaglio.rules import Example, OpRule, StaticForm, register_rule
 
 __all__ = ["DynamicLinear"]
@@ -32,7 +33,7 @@ _float32 = torch.float32
 
 
 @register_quantized
-class DynamicLinear(QuantizedModule):
+class DynamicLinear(Int8Linear):
     """`y = x @ W.T + b` with int8 `W` and activations quantized dynamically.
 
     Takes `(..., in_features)` of any float dtype on the CPU and gives `(..., out_features)` of the same
@@ -94,18 +95,6 @@ class DynamicLinear(QuantizedModule):
         y: Tensor = torch.ops.intaglio.linear_columns(x, self.packed, begin, end, self.per_row)
         return y
 
-    @property
-    def weight(self) -> QTensor:
-        """The `(out_features, in_features)` int8 weight with its scales, unpacked."""
-        data, scale, _ = unpack_weight(self.packed)
-        zero_point = torch.zeros_like(scale, dtype=torch.int32)
-        return QTensor(data, QParams(scale, zero_point, INT8, 0, -127, 127))
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The `(out_features,)` float32 bias, or None."""
-        return unpack_weight(self.packed)[2] if self.has_bias else None
-
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {
@@ -114,16 +103,6 @@ class DynamicLinear(QuantizedModule):
             "bias": self.has_bias,
             "per_row": self.per_row,
         }
-
-    def state_spec(self) -> StateSpec:
-        """`weight`, `weight_scale` and, if there is one, `bias`."""
-        spec: StateSpec = {
-            "weight": ((self.out_features, self.in_features), torch.int8),
-            "weight_scale": ((self.out_features,), torch.float32),
-        }
-        if self.has_bias:
-            spec["bias"] = ((self.out_features,), torch.float32)
-        return spec
 
     def plain_state(self) -> dict[str, Tensor]:
         """Unpack."""
@@ -134,10 +113,6 @@ class DynamicLinear(QuantizedModule):
     def load_plain_state(self, state: dict[str, Tensor]) -> None:
         """Pack for the instruction set in use."""
         self.packed = pack_weight(state["weight"], state["weight_scale"], state.get("bias"))
-
-    def float_bytes(self) -> int:
-        """Bytes of the float weight and bias."""
-        return 4 * self.out_features * (self.in_features + self.has_bias)
 
     def extra_repr(self) -> str:
         """What `print` shows."""

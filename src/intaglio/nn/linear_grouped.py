@@ -1,7 +1,7 @@
 """Linear whose activations have a range for each group of input features, row by row.
 
 One large value among the inputs of a row then makes its own group coarse and no other: what language models
-with gated layers need. May import ops, quantized and weights.
+with gated layers need. May import ops, linear_dynamic, quantized and weights.
 """
 
 from __future__ import annotations
@@ -12,20 +12,19 @@ import torch
 from torch import Tensor
 from torch.fx import Proxy
 
-from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
+from intaglio.nn.linear_dynamic import Int8Linear
+from intaglio.nn.quantized import register_quantized
 from intaglio.nn.weights import quantize_weight
 from intaglio.ops.library import is_direct
 from intaglio.ops.linear import run_linear_dynamic
 from intaglio.ops.packing import pack_weight, unpack_weight
 from intaglio.qconfig import QConfig
-from intaglio.qparams import INT8, QParams
-from intaglio.qtensor import QTensor
 
 __all__ = ["GroupedLinear"]
 
 
 @register_quantized
-class GroupedLinear(QuantizedModule):
+class GroupedLinear(Int8Linear):
     """`y = x @ W.T + b` with int8 `W`, activations quantized for each row and each `group` input features.
 
     The sum over groups is made in float32, in their order. Takes and gives what `DynamicLinear` does.
@@ -80,20 +79,6 @@ class GroupedLinear(QuantizedModule):
         )
         return y
 
-    @property
-    def weight(self) -> QTensor:
-        """The `(out_features, in_features)` int8 weight with its scales, unpacked."""
-        state = self.plain_state()
-        scale = state["weight_scale"]
-        return QTensor(
-            state["weight"], QParams(scale, torch.zeros_like(scale, dtype=torch.int32), INT8, 0, -127, 127)
-        )
-
-    @property
-    def bias(self) -> Tensor | None:
-        """The `(out_features,)` float32 bias, or None."""
-        return self.plain_state().get("bias")
-
     def config(self) -> dict[str, Any]:
         """Arguments of the constructor."""
         return {
@@ -102,14 +87,6 @@ class GroupedLinear(QuantizedModule):
             "group": self.group,
             "bias": self.has_bias,
         }
-
-    def state_spec(self) -> StateSpec:
-        """`weight`, `weight_scale` and, if there is one, `bias`."""
-        spec: StateSpec = {
-            "weight": ((self.out_features, self.in_features), torch.int8),
-            "weight_scale": ((self.out_features,), torch.float32),
-        }
-        return spec | ({"bias": ((self.out_features,), torch.float32)} if self.has_bias else {})
 
     def plain_state(self) -> dict[str, Tensor]:
         """Unpack."""
@@ -124,10 +101,6 @@ class GroupedLinear(QuantizedModule):
         ):
             bias = state.get("bias") if number == 0 else None
             self._buffers[name] = pack_weight(part.contiguous(), state["weight_scale"], bias)
-
-    def float_bytes(self) -> int:
-        """Bytes of the float weight and bias."""
-        return 4 * self.out_features * (self.in_features + self.has_bias)
 
     def extra_repr(self) -> str:
         """What `print` shows."""
