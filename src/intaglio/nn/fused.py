@@ -6,7 +6,7 @@ no integers between the parts. May import nothing from the package.
 
 from __future__ import annotations
 
-from torch import nn
+from torch import Tensor, nn
 
 __all__ = [
     "ACTIVATIONS",
@@ -71,6 +71,11 @@ class FusedModule(nn.Sequential):
     >>> type(fused.layer).__name__, type(fused.activation).__name__
     ('Linear', 'ReLU')
     """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`activation(layer(x))`; an observer that is attached is no part of it."""
+        y: Tensor = self.activation(self.layer(x))
+        return y
 
     @property
     def layer(self) -> nn.Module:
