@@ -226,7 +226,7 @@ class FakeQuantize(FakeQuantizeBase):
         if looks and x.numel() and self._moves() and is_for_kernels(x):
             if self.ch_axis is None:
                 return self._moved_by_kernel(x, clamp, rounds)
-            if self._is_own_range() and self.ch_axis == 0 and x.is_contiguous():
+            if self._is_own_range() and self.ch_axis == 0:
                 return self._own_by_kernel(x, rounds)
         if looks:
             self._observe(x.detach(), clamp)
