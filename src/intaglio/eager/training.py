@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from intaglio.eager.checking import watch_parameters
 from intaglio.eager.conversion import convert
 from intaglio.eager.observing import AVERAGES, attach_observer, hang_observer, round_average
 from intaglio.eager.planning import refuse_model
@@ -104,6 +105,7 @@ def prepare_qat(
             part.register_forward_hook(round_average)
     object.__setattr__(model, RECORD, dict(plan.kept))
     watch_ranks(model)
+    watch_parameters(model)
     return model
 
 

@@ -234,6 +234,16 @@ class FakeQuantize(FakeQuantizeBase):
             return x if clamp == OPEN else torch.clamp(x, *clamp)
         return self._round(x, clamp)
 
+    @property
+    def follows_data(self) -> bool:
+        """Whether training moves the range with the data that comes: each rank has its own."""
+        return self._moves() and not self._is_own_range() and bool(self.observer_enabled)
+
+    def take_range(self) -> None:
+        """Round by what the observer holds now."""
+        if self.has_range:
+            self._take(self.observer.choose())
+
     # ---- When ----------------------------------------------------------------------------------------------
 
     @property
