@@ -92,7 +92,6 @@ inline __attribute__((always_inline)) void fake_quantize_run(const Quantizer& qu
   int64_t i = 0;
   for (; i + kMaskStep <= count; i += kMaskStep) {
     uint32_t step = 0;
-#pragma GCC unroll 8
     for (int j = 0; j < kMaskStep; j += kLanes) {
       Mask inside;
       store(y + i + j, quantizer.run(load(x + i + j), &inside));
@@ -284,7 +283,6 @@ void apply_mask(const ApplyMaskArgs& args) noexcept {
   for (; i + kMaskStep <= count; i += kMaskStep) {
     uint32_t bits = 0;
     __builtin_memcpy(&bits, mask + i / 8, kMaskStep / 8);
-#pragma GCC unroll 8
     for (int j = 0; j < kMaskStep; j += kLanes)
       store(grad_x + i + j, keep(from_bits(bits >> j), load(grad + i + j)));
   }
@@ -301,10 +299,10 @@ void apply_mask(const ApplyMaskArgs& args) noexcept {
 template <Limit kLimit>
 class LearnedGradients {
  public:
-  explicit LearnedGradients(const FakeQuantization& q) : quantizer_(q), minus_scale_(set(-q.scale)) {}
+  explicit LearnedGradients(const FakeQuantization& q) : quantizer_(q) {}
 
-  // The gradient of x; *by_scale and *by_zero_point are the terms of the sums.
-  F run(F grad, F x, F* by_scale, F* by_zero_point) const {
+  // The gradient of x; *by_scale is that of the scale, *clipped the gradient where an integer was clipped.
+  F run(F grad, F x, F* by_scale, F* clipped) const {
     const F limited = kLimit == Limit::kAny ? min(quantizer_.high, max(quantizer_.low, x)) : x;
     const F v = mul(limited, quantizer_.inverse);
     const F q = add(round(v), quantizer_.zero);
@@ -312,13 +310,12 @@ class LearnedGradients {
     const Mask unclipped = same_or_nan(clamped, q);
     const F steps = sub(clamped, quantizer_.zero);
     *by_scale = mul(grad, choose(unclipped, sub(steps, v), steps));
-    *by_zero_point = choose(unclipped, set(0.0f), mul(grad, minus_scale_));
+    *clipped = choose(unclipped, set(0.0f), grad);
     return keep(quantizer_.within(x, unclipped), grad);
   }
 
  private:
   const FakeQuantizer<kLimit> quantizer_;
-  const F minus_scale_;
 };
 
 constexpr int kSumVectors = kSumLanes / kLanes;
@@ -337,40 +334,40 @@ inline void sum_gradients(const LearnedGradientsArgs& args) {
   const float *grad = args.grad, *x = args.x;
   float* grad_x = args.grad_x;
   const int64_t count = args.count;
-  double scale_sum = 0.0, zero_point_sum = 0.0;
+  double scale_sum = 0.0, clipped_sum = 0.0;
   for (int64_t begin = 0; begin < count; begin += kSumBlock) {
     const int64_t end = count - begin < kSumBlock ? count : begin + kSumBlock;
-    F by_scale[kSumVectors], by_zero_point[kSumVectors];
-#pragma GCC unroll 16
-    for (int j = 0; j < kSumVectors; ++j) by_scale[j] = by_zero_point[j] = set(0.0f);
+    F by_scale[kSumVectors], clipped[kSumVectors];
+#pragma GCC unroll 2
+    for (int j = 0; j < kSumVectors; ++j) by_scale[j] = clipped[j] = set(0.0f);
     int64_t i = begin;
     for (; i + kSumLanes <= end; i += kSumLanes) {
-#pragma GCC unroll 16
+#pragma GCC unroll 2
       for (int j = 0; j < kSumVectors; ++j) {
         const int64_t at = i + j * kLanes;
-        F scale_term, zero_point_term;
-        store(grad_x + at, gradients.run(load(grad + at), load(x + at), &scale_term, &zero_point_term));
+        F scale_term, clipped_term;
+        store(grad_x + at, gradients.run(load(grad + at), load(x + at), &scale_term, &clipped_term));
         by_scale[j] = add(by_scale[j], scale_term);
-        by_zero_point[j] = add(by_zero_point[j], zero_point_term);
+        clipped[j] = add(clipped[j], clipped_term);
       }
     }
-#pragma GCC unroll 16
+#pragma GCC unroll 2
     for (int j = 0; j < kSumVectors; ++j) {
       const int64_t at = i + j * kLanes;
       if (at >= end) break;
       const int n = end - at < kLanes ? static_cast<int>(end - at) : kLanes;
       const Mask held = from_bits((1u << n) - 1u);
-      F scale_term, zero_point_term;
-      store_n(grad_x + at,
-              gradients.run(load_n(grad + at, n), load_n(x + at, n), &scale_term, &zero_point_term), n);
+      F scale_term, clipped_term;
+      store_n(grad_x + at, gradients.run(load_n(grad + at, n), load_n(x + at, n), &scale_term, &clipped_term),
+              n);
       by_scale[j] = add(by_scale[j], keep(held, scale_term));
-      by_zero_point[j] = add(by_zero_point[j], keep(held, zero_point_term));
+      clipped[j] = add(clipped[j], keep(held, clipped_term));
     }
     scale_sum += sum_in_order(by_scale);
-    zero_point_sum += sum_in_order(by_zero_point);
+    clipped_sum += sum_in_order(clipped);
   }
   args.sums[0] = scale_sum;
-  args.sums[1] = zero_point_sum;
+  args.sums[1] = clipped_sum == 0.0 ? 0.0 : -static_cast<double>(args.quantization.scale) * clipped_sum;
 }
 
 void learned_gradients(const LearnedGradientsArgs& args) noexcept {
