@@ -87,6 +87,11 @@ def prepare_qat(
     refresh_weights(model)
     for leaf in plan.leaves:
         check_weights(leaf.module, leaf.paths[0])
+    for part in model.modules():
+        if isinstance(part, nn.TransformerEncoder):
+            part.use_nested_tensor = False
+        if isinstance(part, nn.TransformerEncoderLayer):
+            part.activation_relu_or_gelu = 0  # its fused float kernel would pass the layers by
     for leaf in plan.leaves:
         if leaf.observed_class is None:
             _prepare_leaf(leaf)

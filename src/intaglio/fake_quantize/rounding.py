@@ -34,6 +34,7 @@ from intaglio.observer import (
     UniformQuantizationObserverBase,
 )
 from intaglio.observer.min_max import NOT_FINITE
+from intaglio.ops.reference import fma32
 from intaglio.ops.reference_fake_quantize import moved_range, range_parameters, symmetric_scale
 from intaglio.qparams import (
     UINT4,
@@ -498,4 +499,4 @@ def _rounded_rows(rows: Tensor, dtype: QuantizedType) -> Tensor:
     kind = UINT4 if dtype is UINT4 else UINT8
     scale, offset = choose_row_params(*torch.aminmax(flat, dim=1), kind)
     codes = quantize_row_codes(flat, scale, offset, kind)
-    return (codes.float() * scale[:, None] + offset[:, None]).view(rows.shape)
+    return fma32(codes.float(), scale[:, None], offset[:, None]).view(rows.shape)
