@@ -73,7 +73,13 @@ def test_every_scale_has_its_gradients_and_values() -> None:
     x = torch.cat([hard_values(500), torch.randn(100) * 1e38, torch.randn(100) * 1e-38])
     scales = (0.0, 1e-45, 2.0**-126, 1e-30, 1.0, 1e30, 3.4e38, torch.inf, torch.nan)
     for scale, (low, high) in itertools.product(scales, (*LIMITS, (2.0, 1.0), (300.0, 400.0), (-9.0, -8.0))):
-        for zero_point, least, most in ((0, 0, 255), (3, 0, 15), (-5, -128, 127), (200, 0, 100)):
+        for zero_point, least, most in (
+            (0, 0, 255),
+            (3, 0, 15),
+            (-5, -128, 127),
+            (200, 0, 100),
+            (2**24, 0, 2**26),
+        ):
             parameters = torch.tensor(scale), torch.tensor(zero_point)
             y, mask = fake_quantize_values(x, scale, zero_point, least, most, low, high)
             expected, inside = reference.fake_quantize(x, *parameters, least, most, low, high)

@@ -15,16 +15,21 @@ constexpr int kMaskStep = kLanes < 8 ? 8 : kLanes;
 // What an activation's limits ask of a kernel. Rounding never changes an order, so that limits of values
 // become limits of integers, and only the mask still compares values. An infinite limit asks for nothing,
 // infinities being beyond the integers' limits. All this holds for an inverse scale that is positive and
-// finite; kAny does what the definition says, for every scale.
+// finite and for integers whose sums are exact; kAny does what the definition says, for every number.
 enum class Limit { kNone, kLow, kBoth, kAny };
+
+inline bool is_exact(float integer) { return integer >= -0x1p22f && integer <= 0x1p22f; }
 
 inline Limit limit_of(const FakeQuantization& q) {
   const float inverse = 1.0f / q.scale;
   if (!(inverse > 0.0f && inverse < __builtin_inff())) return Limit::kAny;
+  if (!is_exact(q.zero_point) || !is_exact(q.quant_min) || !is_exact(q.quant_max)) return Limit::kAny;
   if (q.high < __builtin_inff()) return Limit::kBoth;
   return q.low > -__builtin_inff() ? Limit::kLow : Limit::kNone;
 }
 
+// But for kAny the zero point is taken from the integers' limits and never added. The product's sum with
+// zero then takes the sign of a negative zero, as adding the zero point does, and rounds nothing.
 template <Limit kLimit>
 struct FakeQuantizer {
   explicit FakeQuantizer(const FakeQuantization& q)
@@ -35,20 +40,29 @@ struct FakeQuantizer {
         most(set(q.quant_max)),
         low(set(q.low)),
         high(set(q.high)) {
-    if (kLimit == Limit::kNone || kLimit == Limit::kAny) return;
-    const F from = clamp(add(round(mul(low, inverse)), zero));
-    if (kLimit == Limit::kBoth) most = clamp(add(round(mul(high, inverse)), zero));
+    if (kLimit == Limit::kAny) return;
+    least = sub(least, zero);
+    most = sub(most, zero);
+    if (kLimit == Limit::kNone) return;
+    const F from = clamp(round(mul(low, inverse)));
+    if (kLimit == Limit::kBoth) most = clamp(round(mul(high, inverse)));
     least = from;
   }
 
   F clamp(F q) const { return min(most, max(least, q)); }
   // One comparison finds what both ends of a clamp moved.
   F run(F x, Mask* inside) const {
-    const F v = kLimit == Limit::kAny ? min(high, max(low, x)) : x;
-    const F q = add(round(mul(v, inverse)), zero);
-    const F clamped = clamp(q);
-    *inside = within(x, same_or_nan(clamped, q));
-    return mul(sub(clamped, zero), scale);
+    if constexpr (kLimit == Limit::kAny) {
+      const F q = add(round(mul(min(high, max(low, x)), inverse)), zero);
+      const F clamped = clamp(q);
+      *inside = within(x, same_or_nan(clamped, q));
+      return mul(sub(clamped, zero), scale);
+    } else {
+      const F steps = round(mul(x, inverse));
+      const F clamped = clamp(steps);
+      *inside = within(x, same_or_nan(clamped, steps));
+      return fma(clamped, scale, set(0.0f));
+    }
   }
   Mask within(F x, Mask unclipped) const {
     if constexpr (kLimit != Limit::kNone) unclipped = both(unclipped, not_at_most(x, low));
@@ -213,8 +227,8 @@ void find_extremes(const FindExtremesArgs& args) noexcept {
 
 constexpr int kRowBlock = 16;  // rows whose scales are divided together: whole vectors
 
-// The zero that is added takes the sign of a negative one, as the reference's zero point does.
-inline F to_grid(F w, F inverse, F scale) { return mul(add(round(mul(w, inverse)), set(0.0f)), scale); }
+// A sum with zero for the sign of a negative one: see FakeQuantizer.
+inline F to_grid(F w, F inverse, F scale) { return fma(round(mul(w, inverse)), scale, set(0.0f)); }
 
 // The scales and their inverses of `n` rows; the bit of each one that is not finite.
 inline uint32_t scales_of(const float* min_val, const float* max_val, int n, float most, float* scale,
@@ -295,15 +309,15 @@ void apply_mask(const ApplyMaskArgs& args) noexcept {
   }
 }
 
-// A value's distance from its integer counts, which limits move too: kNone or kAny.
-template <Limit kLimit>
+// A value's distance from its integer counts, which limits move too: all as the definition says.
+template <bool kLimits>
 class LearnedGradients {
  public:
   explicit LearnedGradients(const FakeQuantization& q) : quantizer_(q) {}
 
   // The gradient of x; *by_scale is that of the scale, *clipped the gradient where an integer was clipped.
   F run(F grad, F x, F* by_scale, F* clipped) const {
-    const F limited = kLimit == Limit::kAny ? min(quantizer_.high, max(quantizer_.low, x)) : x;
+    const F limited = kLimits ? min(quantizer_.high, max(quantizer_.low, x)) : x;
     const F v = mul(limited, quantizer_.inverse);
     const F q = add(round(v), quantizer_.zero);
     const F clamped = quantizer_.clamp(q);
@@ -311,11 +325,11 @@ class LearnedGradients {
     const F steps = sub(clamped, quantizer_.zero);
     *by_scale = mul(grad, choose(unclipped, sub(steps, v), steps));
     *clipped = choose(unclipped, set(0.0f), grad);
-    return keep(quantizer_.within(x, unclipped), grad);
+    return keep(kLimits ? quantizer_.within(x, unclipped) : unclipped, grad);
   }
 
  private:
-  const FakeQuantizer<kLimit> quantizer_;
+  const FakeQuantizer<Limit::kAny> quantizer_;
 };
 
 constexpr int kSumVectors = kSumLanes / kLanes;
@@ -328,9 +342,9 @@ inline double sum_in_order(const F (&lanes)[kSumVectors]) {
   return total;
 }
 
-template <Limit kLimit>
+template <bool kLimits>
 inline void sum_gradients(const LearnedGradientsArgs& args) {
-  const LearnedGradients<kLimit> gradients(args.quantization);
+  const LearnedGradients<kLimits> gradients(args.quantization);
   const float *grad = args.grad, *x = args.x;
   float* grad_x = args.grad_x;
   const int64_t count = args.count;
@@ -371,8 +385,7 @@ inline void sum_gradients(const LearnedGradientsArgs& args) {
 }
 
 void learned_gradients(const LearnedGradientsArgs& args) noexcept {
-  limit_of(args.quantization) == Limit::kNone ? sum_gradients<Limit::kNone>(args)
-                                              : sum_gradients<Limit::kAny>(args);
+  limit_of(args.quantization) == Limit::kNone ? sum_gradients<false>(args) : sum_gradients<true>(args);
 }
 
 }  // namespace

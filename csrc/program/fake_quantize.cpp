@@ -17,8 +17,6 @@ constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kSmallestParallelValues = 1 << 15;
 // Values that a thread takes at once: whole vectors, and whole bytes of a mask.
 constexpr int64_t kGrain = 64;
-// Values that stay in L2 between the two passes of an observer.
-constexpr int64_t kBlock = 1 << 14;
 // Values whose gradients are summed by one call of the kernel, a multiple of kSumBlock: the order of sums
 // must not depend on threads.
 constexpr int64_t kSumChunk = 1 << 14;
@@ -114,7 +112,6 @@ void fake_quantize_values(const FakeQuantizeValuesArgs& call, int threads) {
 }
 
 bool fake_quantize_observed(const ObservedCall& call, int threads) {
-  const KernelTable& kernels = active_kernels();
   threads = threads_for(call.count, threads);
   const bool is_finite = move_range(call, find_limits(call.x, call.count, threads));
   const Grid grid(call);
@@ -127,15 +124,7 @@ bool fake_quantize_observed(const ObservedCall& call, int threads) {
        static_cast<float>(grid.quant_max), call.low, call.high},
       call.y,
       call.mask};
-  run_parallel(threads, [&](int thread, int running) {
-    const Share share = share_of(call.count, kGrain, thread, running);
-    // From the end on: what the first pass read last is still in the cache.
-    for (int64_t end = share.end; end > share.begin;) {
-      const int64_t begin = std::max(share.begin, (end - 1) / kBlock * kBlock);
-      kernels.fake_quantize_values(part_of(all, begin, end));
-      end = begin;
-    }
-  });
+  fake_quantize_values(all, threads);
   return is_finite;
 }
 
