@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from intaglio.eager.observing import observing_hook
 from intaglio.errors import ConversionError, TrainingError
 
 __all__ = ["TrainingWarning", "check_training", "watch_parameters"]
@@ -78,6 +79,7 @@ def _some(names: Sequence[str]) -> str:
     return ", ".join(f"'{name}'" for name in names[:_MOST_NAMED]) + more
 
 
+@observing_hook
 class ParameterWatch:
     """Forward pre-hook: warns, once, of parameters that gradients come for and no optimizer steps."""
 

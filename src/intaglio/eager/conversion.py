@@ -136,6 +136,13 @@ def quantize(
     return convert(prepared, mapping, inplace=True)
 
 
+def quantized_form(module: nn.Module) -> nn.Module | None:
+    """What `convert` makes of one prepared module as it is now; None if it makes nothing."""
+    plain = _settled(module, "")
+    maker = _maker_of(plain, "", {}, {}, _chosen_by, {})
+    return None if maker is None else maker()
+
+
 def swap_module(
     mod: nn.Module,
     mapping: Mapping[type[nn.Module], Any],

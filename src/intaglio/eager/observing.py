@@ -7,13 +7,12 @@ observer, qconfig and errors.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
-from intaglio.eager.checking import ParameterWatch
-from intaglio.eager.ranks import agree_on_ranges
-from intaglio.fake_quantize import ROUNDED_BY, FakeQuantizeBase
+from intaglio.fake_quantize import FakeQuantizeBase
 from intaglio.nn.float_functional import FloatFunctional
 from intaglio.nn.fused import FusedModule
 from intaglio.nn.residual import ResidualLayer
@@ -21,7 +20,6 @@ from intaglio.observer import InputMean, ObserverBase
 from intaglio.qconfig import QConfig
 
 __all__ = [
-    "AVERAGES",
     "INPUT_MEAN",
     "OBSERVER",
     "attach_observer",
@@ -29,7 +27,7 @@ __all__ = [
     "is_observing_hook",
     "is_prepared",
     "observer_of",
-    "round_average",
+    "observing_hook",
 ]
 
 OBSERVER = "activation_post_process"
@@ -38,6 +36,16 @@ INPUT_MEAN = "input_mean"
 """What records the mean of its input."""
 
 
+_Hook = TypeVar("_Hook", bound=Callable[..., Any])
+
+
+def observing_hook(hook: _Hook) -> _Hook:
+    """Mark a hook, or a class of hooks, as one that preparation registers."""
+    hook.is_of_preparation = True  # type: ignore[attr-defined]
+    return hook
+
+
+@observing_hook
 def observe_output(module: nn.Module, inputs: Any, output: Any) -> None:
     """Forward hook: show the module's observer its output, of a tuple the first part."""
     recorder = module._modules.get(INPUT_MEAN)
@@ -50,6 +58,7 @@ def observe_output(module: nn.Module, inputs: Any, output: Any) -> None:
         getattr(module, OBSERVER)(observed.detach())
 
 
+@observing_hook
 def round_output(module: nn.Module, inputs: Any, output: Any) -> Any:
     """Forward hook: round the module's output as its fake quantizer does, of a tuple the first part."""
     if isinstance(output, (tuple, list)) and output:
@@ -57,20 +66,6 @@ def round_output(module: nn.Module, inputs: Any, output: Any) -> Any:
     if isinstance(output, Tensor) and output.is_floating_point():
         return getattr(module, OBSERVER)(output)
     return output
-
-
-AVERAGES = (
-    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
-    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
-    *(nn.Upsample, nn.UpsamplingBilinear2d),
-)
-"""Modules that work on a `QTensor` as they are and round what they give to the steps of what they take."""
-
-
-def round_average(module: nn.Module, inputs: Any, output: Any) -> Any:
-    """Forward hook: round an average to the steps of its input, as it is rounded in the quantized model."""
-    rounder = getattr(inputs[0], ROUNDED_BY, None) if inputs else None
-    return output if rounder is None else rounder.round_again(output)
 
 
 def attach_observer(
@@ -116,10 +111,8 @@ def hang_observer(
 
 
 def is_observing_hook(hook: Any) -> bool:
-    """Whether a forward hook is one that `prepare` or `prepare_qat` registered."""
-    return hook in (observe_output, round_output, round_average, agree_on_ranges) or isinstance(
-        hook, ParameterWatch
-    )
+    """Whether a hook is one that `prepare` or `prepare_qat` registered: `convert` takes it away."""
+    return getattr(hook, "is_of_preparation", False) is True
 
 
 def observer_of(module: nn.Module) -> ObserverBase | None:

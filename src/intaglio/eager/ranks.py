@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+from intaglio.eager.observing import observing_hook
 from intaglio.errors import ConfigError
 from intaglio.fake_quantize import FakeQuantize, LearnedFakeQuantize
 from intaglio.observer import (
@@ -38,6 +39,7 @@ def watch_ranks(model: nn.Module) -> None:
     model.register_forward_hook(agree_on_ranges)
 
 
+@observing_hook
 def agree_on_ranges(model: nn.Module, inputs: Any = None, output: Any = None) -> None:
     """Forward hook: average over the ranks what this forward moved, if there are several."""
     if model.training and torch.is_grad_enabled() and dist.is_available() and dist.is_initialized():

@@ -13,10 +13,11 @@ from torch import nn
 
 from intaglio.eager.checking import watch_parameters
 from intaglio.eager.conversion import convert
-from intaglio.eager.observing import AVERAGES, attach_observer, hang_observer, round_average
+from intaglio.eager.observing import attach_observer, hang_observer
 from intaglio.eager.planning import refuse_model
 from intaglio.eager.preparation import RECORD
 from intaglio.eager.ranks import watch_ranks
+from intaglio.eager.rehearsal import rehearse_layers
 from intaglio.eager.static_planning import Leaf, is_dynamic, plan_static
 from intaglio.errors import ConfigError, ConversionError
 from intaglio.fake_quantize import FakeQuantizeBase, FixedQParamsFakeQuantize
@@ -105,9 +106,7 @@ def prepare_qat(
                 model = made
             else:
                 model.set_submodule(path, made)
-    for part in model.modules():
-        if type(part) in AVERAGES:
-            part.register_forward_hook(round_average)
+    rehearse_layers(model)
     object.__setattr__(model, RECORD, dict(plan.kept))
     watch_ranks(model)
     watch_parameters(model)

@@ -16,18 +16,18 @@ from typing import Any, Literal
 
 from torch import Tensor, fx, nn
 
+from intaglio.eager.rehearsal import OnIntegers
 from intaglio.eager.static_planning import is_dynamic
 from intaglio.graph_passes.fusing import is_functional, is_summed_in
 from intaglio.graph_passes.graphs import add_module, is_check, module_of, scope_of, value_of
 from intaglio.graph_passes.tracer import VALUES
-from intaglio.graph_passes.training_mode import RoundLike
 from intaglio.graph_passes.trying import try_integers
 from intaglio.nn import DeQuantStub, FloatFunctional, FusedModule, QuantStub, ResidualLayer
 from intaglio.nn.fused import layer_kind
 from intaglio.qconfig import QConfig, QConfigAny, default_dynamic_qconfig
 from intaglio.rules import OpRule, all_rules, rule_of
 
-__all__ = ["Integers", "choose_integers", "insert_stubs", "round_averages"]
+__all__ = ["Integers", "choose_integers", "insert_stubs", "keep_on_integers"]
 
 QConfigOf = Callable[[fx.Node], QConfigAny]
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
@@ -325,22 +325,22 @@ _AVERAGES = frozenset(
 )
 
 
-def round_averages(gm: fx.GraphModule, plan: Integers) -> None:
-    """For training: round what functions average to the steps of what they average, as a `QTensor`'s is."""
+def keep_on_integers(gm: fx.GraphModule, plan: Integers) -> None:
+    """For training: let functions between layers work in steps of what they take, as they will on integers."""
     for node in list(gm.graph.nodes):
-        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
-        is_average = node.op in ("call_function", "call_method") and str(name) in _AVERAGES
-        if not is_average or node not in plan.nodes or not isinstance(node.args[0], fx.Node):
+        is_call = node.op in ("call_function", "call_method") and node in plan.nodes
+        if not is_call or not node.args or node.args[0] not in plan.nodes or node.target is operator.getitem:
             continue
-        source = node.args[0]
-        while source not in plan.qconfigs and source.args and isinstance(source.args[0], fx.Node):
-            source = source.args[0]
-        path = add_module(gm, scope_of(node), "round", RoundLike())
-        with gm.graph.inserting_after(node):
-            made = gm.graph.call_module(path, (node, source))
-        made.meta.update(node.meta)
-        node.replace_all_uses_with(made, delete_user_cb=lambda user, made=made: user is not made)
-        plan.nodes.add(made)
+        name = str(node.target if node.op == "call_method" else getattr(node.target, "__name__", ""))
+        made = OnIntegers(node.op, node.target, name in _AVERAGES)
+        path = add_module(gm, scope_of(node), name.strip("_") or "function", made)
+        with gm.graph.inserting_before(node):
+            call = gm.graph.call_module(path, node.args, node.kwargs)
+        call.meta.update(node.meta)
+        node.replace_all_uses_with(call)
+        gm.graph.erase_node(node)
+        plan.nodes.discard(node)
+        plan.nodes.add(call)
 
 
 # ---- Stubs -------------------------------------------------------------------------------------------------

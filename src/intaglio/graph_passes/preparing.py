@@ -20,7 +20,7 @@ from intaglio.graph_passes.fusing import fuse_graph, fuse_residuals
 from intaglio.graph_passes.graphs import drop_dead_nodes, module_of, scope_of
 from intaglio.graph_passes.modularize import KEYS, modularize
 from intaglio.graph_passes.normalizing import fold_constants, functionalize, separate_calls
-from intaglio.graph_passes.placing import Integers, choose_integers, insert_stubs, round_averages
+from intaglio.graph_passes.placing import Integers, choose_integers, insert_stubs, keep_on_integers
 from intaglio.graph_passes.record import GraphRecord
 from intaglio.graph_passes.restoring import restore_functions
 from intaglio.graph_passes.tracer import join_paths
@@ -111,7 +111,7 @@ def prepare_region(gm: fx.GraphModule, path: str, settings: Settings, record: Gr
     record.int8_macs += integers
     restore_functions(gm, set(plan.qconfigs))
     if settings.is_qat:
-        round_averages(gm, plan)
+        keep_on_integers(gm, plan)
     insert_stubs(gm, plan, quantized_outputs=outputs)
     drop_dead_nodes(gm)
     gm.graph.lint()

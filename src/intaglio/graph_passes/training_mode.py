@@ -2,7 +2,7 @@
 
 For quantization-aware training a model is traced once and runs in both modes. What only hands the mode on, as
 `F.dropout(x, p, self.training)` does, is traced with it; code that branches on it stays Python. May import
-in_place's neighbours and nothing else.
+eager's rehearsal.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from intaglio.fake_quantize import ROUNDED_BY
+from intaglio.eager.rehearsal import OnIntegers
 
-__all__ = ["MODE", "RoundLike", "TrainingMode", "drop_training_steps", "hidden_modes"]
+__all__ = ["MODE", "TrainingMode", "drop_training_steps", "hidden_modes"]
 
 MODE = torch.zeros(0)
 """Stands where modules have their `training` while they are traced, so that torch.fx sees it read."""
@@ -32,16 +32,6 @@ class TrainingMode(nn.Module):
     def forward(self) -> bool:
         """Its own mode."""
         return self.training
-
-
-class RoundLike(nn.Module):
-    """Rounds an average to the steps of what was averaged, as a `QTensor`'s average is rounded."""
-
-    def forward(self, y: torch.Tensor, source: torch.Tensor) -> torch.Tensor:
-        """`y` in steps of `source`; as it is where that is not rounded."""
-        rounder = getattr(source, ROUNDED_BY, None)
-        rounded: torch.Tensor = y if rounder is None else rounder.round_again(y)
-        return rounded
 
 
 @contextmanager
@@ -68,8 +58,11 @@ def drop_training_steps(gm: fx.GraphModule) -> bool:
         if isinstance(module, TrainingMode):
             for user in list(node.users):
                 user.args, user.kwargs = _without(user.args, node), _without(user.kwargs, node)
-        elif isinstance(module, RoundLike):
-            node.replace_all_uses_with(node.args[0])
+        elif isinstance(module, OnIntegers):
+            with gm.graph.inserting_before(node):
+                plain = gm.graph.create_node(module.op, module.target, node.args, node.kwargs)
+            plain.meta.update(node.meta)
+            node.replace_all_uses_with(plain)
         else:
             continue
         gm.graph.erase_node(node)
