@@ -9,20 +9,22 @@ observing, fake_quantize, nn and below.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.nn.utils.rnn import PackedSequence
+from torch.utils._pytree import tree_leaves, tree_map
 
 from intaglio.eager.conversion import quantized_form
 from intaglio.eager.observing import observer_of, observing_hook
+from intaglio.eager.static_planning import Leaf, is_dynamic
 from intaglio.errors import IntaglioError
 from intaglio.fake_quantize import ROUNDED_BY, FakeQuantize, FakeQuantizeBase, keep_gradient
 from intaglio.nn.float_functional import FloatFunctional
-from intaglio.nn.stubs import DeQuantStub, QuantStub
+from intaglio.nn.stubs import QuantStub
 from intaglio.ops.layout import dequantize_image, quantize_image
 from intaglio.qparams import QParams, as_uint8
 from intaglio.qtensor import QTensor
@@ -47,40 +49,45 @@ MOVES = (
 """Modules that work on a `QTensor` as they are and only move values, or cut them off."""
 
 
-def rehearse_layers(model: nn.Module) -> None:
-    """Let every prepared layer of `model`, and what lies between them, compute on integers in eval mode."""
+def rehearse_layers(model: nn.Module, leaves: Sequence[Leaf]) -> None:
+    """Let the prepared `leaves` of `model`, and what lies between them, compute on integers in eval mode."""
+    prepared = set()
+    for leaf in leaves:
+        module = leaf.module
+        prepared.add(module)
+        if isinstance(module, FloatFunctional):
+            if isinstance(module.activation_post_process, FakeQuantizeBase):
+                module.rehearsal = rehearse
+        elif isinstance(observer_of(module), FakeQuantizeBase):
+            if not isinstance(module, QuantStub):
+                module.register_forward_hook(rehearse, with_kwargs=True)
+        elif is_dynamic(leaf.qconfig):
+            module.register_forward_hook(rehearse_dynamic, with_kwargs=True)
     for part in model.modules():
-        if isinstance(part, FloatFunctional):
-            if isinstance(part.activation_post_process, FakeQuantizeBase):
-                part.rehearsal = rehearse
-        elif isinstance(observer_of(part), FakeQuantizeBase) and not isinstance(
-            part, QuantStub | DeQuantStub
-        ):
-            part.register_forward_hook(rehearse, with_kwargs=True)
-        elif type(part) in AVERAGES or type(part) in MOVES:
+        if (type(part) in AVERAGES or type(part) in MOVES) and part not in prepared:
             part.register_forward_hook(carry_on)
 
 
 # ---- What a float tensor is in integers --------------------------------------------------------------------
 
 
-def _rounder_of(x: Any) -> FakeQuantize | None:
-    """What rounded `x`, or the tensor that it is a view of."""
+def _mark_of(x: Any) -> FakeQuantize | QParams | None:
+    """What rounded `x`, or the tensor that it is a view of: a fake quantizer, or a layer's integers."""
     if not isinstance(x, Tensor):
         return None
     found = getattr(x, ROUNDED_BY, None)
     if found is None and x._is_view() and x._base is not None:
         found = getattr(x._base, ROUNDED_BY, None)
-    return found if isinstance(found, FakeQuantize) else None
+    return found if isinstance(found, FakeQuantize | QParams) else None
 
 
 def _as_integers(x: Any) -> Any:
     """The `QTensor` that `x` is, or `x` itself where it is none: its values are compared."""
-    rounder = _rounder_of(x)
-    if rounder is None or x.dtype is not torch.float32 or not x.is_cpu or rounder.ch_axis is not None:
+    mark = _mark_of(x)
+    if mark is None or x.dtype is not torch.float32 or not x.is_cpu:
         return x
-    parameters = _parameters_of(rounder)
-    if parameters is None:
+    parameters = mark if isinstance(mark, QParams) else _parameters_of(mark)
+    if parameters is None or parameters.axis is not None:
         return x
     plain = x.dim() not in _IMAGE_DIMS
     data = quantize_image(x.detach(), *parameters.scalars, *parameters.limits(), plain=plain)
@@ -117,11 +124,13 @@ def _form_of(module: nn.Module) -> nn.Module | None:
     if not all(bool(part.fake_quant_enabled) for part in rounders):
         return None
     output = observer_of(module)
-    if not isinstance(output, FakeQuantize) or not output.has_range:
+    is_scalar = isinstance(module, FloatFunctional)  # whose sums with numbers need no range
+    if isinstance(output, FakeQuantize) and not output.has_range and not is_scalar:
         return None
     tensors = [*module.parameters(), *module.buffers()]
     # The kernels move ranges behind the version counters' back.
-    key = (*((id(t), 0 if t.is_inference() else t._version) for t in tensors), output.choose().scalars)
+    scalars = output.choose().scalars if isinstance(output, FakeQuantize) and output.has_range else None
+    key = (*((id(t), 0 if t.is_inference() else t._version) for t in tensors), scalars)
     known = _forms.get(module)
     if known is None or known[0] != key:
         try:
@@ -139,17 +148,40 @@ def rehearse(module: nn.Module, inputs: Any, named: Any, output: Any) -> Any:
     if module.training or torch.compiler.is_compiling():
         _forms.pop(module, None)
         return output
-    integers, named_integers = tree_map(_as_integers, (inputs, named))
-    needed = inputs[1:] if isinstance(module, FloatFunctional) else inputs
-    lone = [x for x in _first_tensors(integers[len(inputs) - len(needed) :])]
-    if not lone or not all(isinstance(x, QTensor) for x in lone):
+    integers, named_integers = tree_map(_as_integers, (inputs, named), is_leaf=_is_packed)
+    taken = _first_tensors(integers)
+    if not taken or not all(isinstance(x, QTensor) for x in taken):
         return output
     form = _form_of(module)
     if form is None:
         return output
     with torch.no_grad():
-        found = form(*integers, **named_integers)
-    return _instead(output, found, observer_of(module))
+        return _instead(output, form(*integers, **named_integers))
+
+
+@observing_hook
+def rehearse_dynamic(module: nn.Module, inputs: Any, named: Any, output: Any) -> Any:
+    """The same for a layer that quantizes its input as it comes, and gives floats."""
+    if module.training or torch.compiler.is_compiling():
+        _forms.pop(module, None)
+        return output
+    tensors = [x for x in tree_leaves((inputs, named)) if isinstance(x, Tensor)]
+    form = _form_of(module) if all(x.is_cpu and x.dtype is not torch.float64 for x in tensors) else None
+    if form is None:
+        return output
+    with torch.no_grad():
+        plain, named_plain = tree_map(_detached, (inputs, named), is_leaf=_is_packed)
+        return _instead(output, form(*plain, **named_plain))
+
+
+def _is_packed(x: Any) -> bool:
+    return isinstance(x, PackedSequence)
+
+
+def _detached(x: Any) -> Any:
+    if isinstance(x, PackedSequence):
+        return x._replace(data=x.data.detach())
+    return x.detach() if isinstance(x, Tensor) else x
 
 
 def _first_tensors(inputs: Any) -> list[Any]:
@@ -163,18 +195,20 @@ def _first_tensors(inputs: Any) -> list[Any]:
     return found
 
 
-def _instead(output: Any, found: Any, rounder: Any) -> Any:
+def _instead(output: Any, found: Any) -> Any:
     """`found` with the gradients of `output`, part by part."""
+    if isinstance(found, PackedSequence):
+        return output._replace(data=_instead(output.data, found.data))
     if isinstance(found, tuple) and isinstance(output, tuple):
-        return type(output)(_instead(a, b, rounder) for a, b in zip(output, found, strict=True))
-    if isinstance(found, QTensor):
-        exact = dequantize_image(found.data, *found.qparams.scalars)
+        return type(output)(_instead(a, b) for a, b in zip(output, found, strict=True))
+    if not isinstance(found, (QTensor, Tensor)) or not isinstance(output, Tensor):
+        return output
+    exact = dequantize_image(found.data, *found.qparams.scalars) if isinstance(found, QTensor) else found
+    with torch.enable_grad():
         exact = keep_gradient(output, exact) if output.requires_grad else exact
-        vars(exact)[ROUNDED_BY] = rounder
-        return exact
-    if isinstance(found, Tensor) and isinstance(output, Tensor) and found.shape == output.shape:
-        return keep_gradient(output, found) if output.requires_grad else found
-    return output
+    if isinstance(found, QTensor):
+        vars(exact)[ROUNDED_BY] = found.qparams
+    return exact
 
 
 # ---- Between layers ----------------------------------------------------------------------------------------
@@ -190,22 +224,20 @@ def carry_on(module: nn.Module, inputs: Any, output: Any) -> Any:
 def _carried(
     function: Callable[..., Any], inputs: Any, output: Any, is_training: bool, is_average: bool
 ) -> Any:
-    rounder = _rounder_of(inputs[0]) if inputs else None
-    if rounder is None or not isinstance(output, Tensor) or torch.compiler.is_compiling():
+    mark = _mark_of(inputs[0]) if inputs else None
+    if mark is None or not isinstance(output, Tensor) or torch.compiler.is_compiling():
         return output
-    if is_training:
-        if is_average:
-            return rounder.round_again(output)
-        if output is not inputs[0]:
-            vars(output)[ROUNDED_BY] = rounder
-        return output
-    x = _as_integers(inputs[0])
-    if not isinstance(x, QTensor):
-        return rounder.round_again(output) if is_average else output
-    with torch.no_grad():
-        found = function(x, *inputs[1:])
-    same = isinstance(found, QTensor) and found.qparams is x.qparams
-    return _instead(output, found, rounder) if same else output
+    x = inputs[0] if is_training else _as_integers(inputs[0])
+    if isinstance(x, QTensor):
+        with torch.no_grad():
+            found = function(x, *inputs[1:])
+        same = isinstance(found, QTensor) and found.shape == output.shape
+        return _instead(output, found) if same else output
+    if is_average:
+        return mark.round_again(output) if isinstance(mark, FakeQuantize) else output
+    if is_training and output is not inputs[0]:
+        vars(output)[ROUNDED_BY] = mark
+    return output
 
 
 class OnIntegers(nn.Module):

@@ -106,7 +106,7 @@ def prepare_qat(
                 model = made
             else:
                 model.set_submodule(path, made)
-    rehearse_layers(model)
+    rehearse_layers(model, plan.leaves)
     object.__setattr__(model, RECORD, dict(plan.kept))
     watch_ranks(model)
     watch_parameters(model)

@@ -62,7 +62,7 @@ class FloatFunctional(nn.Module):
 
     def add_scalar(self, x: Tensor, y: float) -> Tensor:
         """`torch.add(x, y)` with a number."""
-        return torch.add(x, y)
+        return self._rehearsed(torch.add(x, y), "add_scalar", x, y)
 
     def mul(self, x: Tensor, y: Tensor) -> Tensor:
         """`torch.mul(x, y)`."""
@@ -70,7 +70,7 @@ class FloatFunctional(nn.Module):
 
     def mul_scalar(self, x: Tensor, y: float) -> Tensor:
         """`torch.mul(x, y)` with a number."""
-        return torch.mul(x, y)
+        return self._rehearsed(torch.mul(x, y), "mul_scalar", x, y)
 
     def cat(self, x: Sequence[Tensor], dim: int = 0) -> Tensor:
         """`torch.cat(x, dim)`."""
