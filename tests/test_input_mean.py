@@ -105,3 +105,16 @@ def test_means_are_part_of_the_observers_state() -> None:
     prepared(x)
     intaglio.load_observer_state_dict(fresh, intaglio.get_observer_state_dict(prepared))
     assert torch.equal(convert(fresh)(x), convert(prepared)(x))
+
+
+def test_what_a_fused_layer_gives_is_not_taken_for_its_input() -> None:
+    torch.manual_seed(0)
+    model = QuantWrapper(FusedModule(nn.Conv2d(4, 4, 1), nn.ReLU())).eval()
+    model.qconfig = intaglio.get_default_qconfig("x86")
+    prepared, x = prepare(model), torch.randn(2, 4, 5, 6)
+    assert torch.equal(prepared(x), model(x))
+    recorder = prepared.module.input_mean
+    assert isinstance(recorder, InputMean)
+    assert int(recorder.count) == 2 * 5 * 6
+    assert torch.allclose(recorder.mean().float(), x.mean((0, 2, 3)), atol=1e-6)
+    assert int(prepared.module.activation_post_process.counts.sum()) == 2 * 4 * 5 * 6

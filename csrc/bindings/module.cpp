@@ -16,4 +16,5 @@ NB_MODULE(_core, m) {
   intaglio::bind_matmul(m);
   intaglio::bind_normalize(m);
   intaglio::bind_resize(m);
+  intaglio::bind_fake_quantize(m);
 }

@@ -13,6 +13,7 @@
 #include "activation_args.h"
 #include "isa.h"
 #include "static_kernels.h"
+#include "training_kernels.h"
 
 namespace intaglio {
 

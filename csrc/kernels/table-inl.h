@@ -11,6 +11,7 @@
 #include "depthwise_static-inl.h"
 #include "elementwise-inl.h"
 #include "embedding-inl.h"
+#include "fake_quantize-inl.h"
 #include "gemm-inl.h"
 #include "gemm_half-inl.h"
 #include "gemm_static-inl.h"

@@ -54,6 +54,26 @@ inline float reduce_max(F a) {
   return _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)));
 }
 inline bool any_nan(F a) { return _mm256_movemask_ps(_mm256_cmp_ps(a, a, _CMP_UNORD_Q)) != 0; }
+inline F load_n_or(const float* p, int n, F other) {
+  return _mm256_blendv_ps(other, load_n(p, n), _mm256_castsi256_ps(first(n)));
+}
+
+using Mask = __m256;
+inline Mask same_or_nan(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_EQ_UQ); }
+inline Mask not_at_most(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_NLE_UQ); }
+inline Mask not_at_least(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_NGE_UQ); }
+inline Mask unordered(F a, F b) { return _mm256_cmp_ps(a, b, _CMP_UNORD_Q); }
+inline Mask no_lanes() { return _mm256_setzero_ps(); }
+inline Mask both(Mask a, Mask b) { return _mm256_and_ps(a, b); }
+inline Mask either(Mask a, Mask b) { return _mm256_or_ps(a, b); }
+inline uint32_t to_bits(Mask m) { return static_cast<uint32_t>(_mm256_movemask_ps(m)); }
+inline Mask from_bits(uint32_t bits) {
+  const I lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+  const I all = _mm256_set1_epi32(static_cast<int32_t>(bits));
+  return _mm256_castsi256_ps(_mm256_cmpeq_epi32(_mm256_and_si256(all, lane), lane));
+}
+inline F keep(Mask m, F v) { return _mm256_and_ps(m, v); }
+inline F choose(Mask m, F a, F b) { return _mm256_blendv_ps(b, a, m); }
 
 inline I set_int(int32_t v) { return _mm256_set1_epi32(v); }
 inline I load_int(const int32_t* p) { return _mm256_loadu_si256(reinterpret_cast<const I*>(p)); }

@@ -4,6 +4,10 @@
 //   F, I                    kLanes floats, kLanes int32
 //   load_n, store_n         the first n lanes (0 <= n <= kLanes); the others read as zero
 //   min, max                the SECOND operand where either is NaN, so max(bound, x) keeps a NaN of x
+//   load_n_or               as load_n, where the other lanes are those of `other`
+//   Mask                    a truth for each lane: same_or_nan is a == b or NaN, not_at_most !(a <= b),
+//                           not_at_least !(a >= b), unordered: either is NaN; lane l is bit l of to_bits,
+//                           and keep(m, v) is v where m, else 0
 //   load_half               kLanes IEEE halves, widened exactly
 //   round, to_int           to nearest, ties to even
 //   scale_by_power_of_2     p * 2^n by adding to the exponent: p and the result must be normal
@@ -79,6 +83,20 @@ inline F load_half(const uint16_t* p) {
 inline float reduce_min(F a) { return _mm512_reduce_min_ps(a); }
 inline float reduce_max(F a) { return _mm512_reduce_max_ps(a); }
 inline bool any_nan(F a) { return _mm512_cmp_ps_mask(a, a, _CMP_UNORD_Q) != 0; }
+inline F load_n_or(const float* p, int n, F other) { return _mm512_mask_loadu_ps(other, first(n), p); }
+
+using Mask = __mmask16;
+inline Mask same_or_nan(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_EQ_UQ); }
+inline Mask not_at_most(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ); }
+inline Mask not_at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_NGE_UQ); }
+inline Mask unordered(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
+inline Mask no_lanes() { return 0; }
+inline Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
+inline Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
+inline uint32_t to_bits(Mask m) { return m; }
+inline Mask from_bits(uint32_t bits) { return static_cast<Mask>(bits); }
+inline F keep(Mask m, F v) { return _mm512_maskz_mov_ps(m, v); }
+inline F choose(Mask m, F a, F b) { return _mm512_mask_blend_ps(m, b, a); }
 
 inline I set_int(int32_t v) { return _mm512_set1_epi32(v); }
 inline I load_int(const int32_t* p) { return _mm512_loadu_si512(p); }

@@ -58,6 +58,20 @@ inline F load_half(const uint16_t* p) {
 inline float reduce_min(F a) { return a; }
 inline float reduce_max(F a) { return a; }
 inline bool any_nan(F a) { return a != a; }
+inline F load_n_or(const float* p, int n, F other) { return n > 0 ? *p : other; }
+
+using Mask = bool;
+inline Mask same_or_nan(F a, F b) { return !(a < b || a > b); }
+inline Mask not_at_most(F a, F b) { return !(a <= b); }
+inline Mask not_at_least(F a, F b) { return !(a >= b); }
+inline Mask unordered(F a, F b) { return a != a || b != b; }
+inline Mask no_lanes() { return false; }
+inline Mask both(Mask a, Mask b) { return a && b; }
+inline Mask either(Mask a, Mask b) { return a || b; }
+inline uint32_t to_bits(Mask m) { return m ? 1 : 0; }
+inline Mask from_bits(uint32_t bits) { return (bits & 1) != 0; }
+inline F keep(Mask m, F v) { return m ? v : 0.0f; }
+inline F choose(Mask m, F a, F b) { return m ? a : b; }
 
 inline I set_int(int32_t v) { return v; }
 inline I load_int(const int32_t* p) { return *p; }

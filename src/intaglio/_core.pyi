@@ -454,3 +454,66 @@ def resize(
     y: int,
     threads: int,
 ) -> None: ...
+def fake_quantize_values(
+    x: int,
+    count: int,
+    scale: float,
+    zero_point: int,
+    quant_min: int,
+    quant_max: int,
+    low: float,
+    high: float,
+    y: int,
+    mask: int,
+    threads: int,
+) -> None: ...
+def fake_quantize_observed(
+    x: int,
+    count: int,
+    min_val: int,
+    max_val: int,
+    scale: int,
+    zero_point: int,
+    averaging_constant: float,
+    quant_min: int,
+    quant_max: int,
+    symmetric: bool,
+    eps: float,
+    low: float,
+    high: float,
+    y: int,
+    mask: int,
+    threads: int,
+) -> bool: ...
+def fake_quantize_weight(
+    w: int, rows: int, cols: int, most: int, min_val: int, max_val: int, scale: int, y: int, threads: int
+) -> int: ...
+def fake_quantize_rows(
+    w: int,
+    rows: int,
+    cols: int,
+    scale: int,
+    zero_point: int,
+    quant_min: int,
+    quant_max: int,
+    y: int,
+    mask: int,
+    threads: int,
+) -> None: ...
+def apply_mask(grad: int, mask: int, count: int, grad_x: int, threads: int) -> None: ...
+def learned_gradients(
+    grad: int,
+    x: int,
+    rows: int,
+    cols: int,
+    scale: int,
+    zero_point: int,
+    quant_min: int,
+    quant_max: int,
+    low: float,
+    high: float,
+    grad_x: int,
+    grad_scale: int,
+    grad_zero_point: int,
+    threads: int,
+) -> None: ...

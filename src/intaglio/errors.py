@@ -5,6 +5,7 @@
     +- ConversionError      a model cannot be converted                (also a ValueError)
     |  +- NothingQuantizedError    no module matched
     +- InputError           a quantized module got what it cannot take (also a ValueError)
+    +- TrainingError        training went wrong, and going on is no use (also a RuntimeError)
     +- FileFormatError      a saved file is damaged, hostile or newer  (also a ValueError)
 
 Every message names the module's path in the user's model, what was found, and what to do.
@@ -20,6 +21,7 @@ __all__ = [
     "InputError",
     "IntaglioError",
     "NothingQuantizedError",
+    "TrainingError",
 ]
 
 
@@ -45,3 +47,7 @@ class InputError(IntaglioError, ValueError):
 
 class FileFormatError(IntaglioError, ValueError):
     """A saved file is damaged, truncated, hostile, or of a newer version."""
+
+
+class TrainingError(IntaglioError, RuntimeError):
+    """A training run went wrong: a weight or a gradient is not finite, or an optimizer lacks parameters."""

@@ -1,8 +1,8 @@
 """`QConfig`: how a layer's activations and weights are to be quantized; and the named presets.
 
 Legacy names and meaning, with the faults mended: every weight that is multiplied is per channel unless the
-name says otherwise, and no preset gives up a bit (`reduce_range` is never needed). May import observer,
-qparams and errors.
+name says otherwise, and no preset gives up a bit (`reduce_range` is never needed). May import fake_quantize,
+observer, qparams and errors.
 """
 
 from __future__ import annotations
@@ -14,6 +14,18 @@ import torch
 from torch import nn
 
 from intaglio.errors import ConfigError
+from intaglio.fake_quantize import (
+    LearnedFakeQuantize,
+    default_dynamic_fake_quant,
+    default_embedding_fake_quant,
+    default_embedding_fake_quant_4bit,
+    default_fake_quant,
+    default_fused_act_fake_quant,
+    default_fused_per_channel_wt_fake_quant,
+    default_fused_wt_fake_quant,
+    default_per_channel_weight_fake_quant,
+    default_weight_fake_quant,
+)
 from intaglio.observer import (
     HistogramObserver,
     MinMaxObserver,
@@ -33,20 +45,31 @@ from intaglio.qparams import FLOAT16, INT8, UINT4, UINT8, PerGroup, PerTensor, Q
 __all__ = [
     "QConfig",
     "QConfigAny",
+    "default_activation_only_qconfig",
     "default_debug_qconfig",
+    "default_dynamic_qat_qconfig",
     "default_dynamic_qconfig",
+    "default_embedding_qat_qconfig",
+    "default_embedding_qat_qconfig_4bit",
     "default_per_channel_qconfig",
+    "default_per_channel_symmetric_qnnpack_qat_qconfig",
     "default_per_channel_symmetric_qnnpack_qconfig",
+    "default_qat_qconfig",
+    "default_qat_qconfig_v2",
     "default_qconfig",
     "default_quint8_weight_qconfig",
     "default_reuse_input_qconfig",
+    "default_symmetric_qnnpack_qat_qconfig",
     "default_symmetric_qnnpack_qconfig",
+    "default_weight_only_qconfig",
     "dynamic_qconfig_of",
     "float16_dynamic_qconfig",
     "float16_static_qconfig",
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
+    "get_default_qat_qconfig",
     "get_default_qconfig",
+    "learned_qat_qconfig",
     "per_channel_dynamic_qconfig",
     "per_group_dynamic_qconfig",
     "per_tensor_dynamic_qconfig",
@@ -159,6 +182,83 @@ def get_default_qconfig(backend: str = "x86", version: int = 0) -> QConfig:
         raise ConfigError(f"get_default_qconfig has no version {version!r}: use 0")
     return _BACKENDS[backend]
 
+
+# ---- Training ----------------------------------------------------------------------------------------------
+
+_symmetric_fake_quant = default_fake_quant.with_args(qscheme=torch.per_tensor_symmetric)
+
+default_qat_qconfig = QConfig(default_fake_quant, default_weight_fake_quant)
+"""Training: uint8 activations by a moving average, int8 weights with one scale for all channels."""
+
+default_qat_qconfig_v2 = QConfig(default_fused_act_fake_quant, default_fused_wt_fake_quant)
+"""The same, by the legacy's later name."""
+
+default_symmetric_qnnpack_qat_qconfig = QConfig(_symmetric_fake_quant, default_weight_fake_quant)
+"""Training: activations of zero point 128 and limits 1..255, weights per tensor."""
+
+default_per_channel_symmetric_qnnpack_qat_qconfig = QConfig(
+    _symmetric_fake_quant, default_per_channel_weight_fake_quant
+)
+"""Training: activations of zero point 128 and limits 1..255, weights per channel."""
+
+default_dynamic_qat_qconfig = QConfig(default_dynamic_fake_quant, default_per_channel_weight_fake_quant)
+"""Training of what will be dynamic: uint8 activations per row, int8 weights per channel."""
+
+default_weight_only_qconfig = QConfig(nn.Identity, default_weight_fake_quant)
+"""Training with rounded weights and float activations: to look at; it has no integer form."""
+
+default_activation_only_qconfig = QConfig(default_fake_quant, nn.Identity)
+"""Training with rounded activations and float weights: to look at; it has no integer form."""
+
+default_embedding_qat_qconfig = QConfig(NoopObserver.with_args(dtype="float32"), default_embedding_fake_quant)
+"""Training of embeddings of 8 bit."""
+
+default_embedding_qat_qconfig_4bit = QConfig(
+    NoopObserver.with_args(dtype="float32"), default_embedding_fake_quant_4bit
+)
+"""Training of embeddings of 4 bit."""
+
+learned_qat_qconfig = QConfig(default_fake_quant, LearnedFakeQuantize.with_args(dtype=INT8, ch_axis=0))
+"""Training with learned step sizes for weights (LSQ), int8 per channel; see `LearnedFakeQuantize`."""
+
+_QAT_BACKENDS = {
+    "x86": QConfig(default_fused_act_fake_quant, default_fused_per_channel_wt_fake_quant),
+    "fbgemm": QConfig(default_fused_act_fake_quant, default_fused_per_channel_wt_fake_quant),
+    "onednn": QConfig(default_fused_act_fake_quant, default_fused_per_channel_wt_fake_quant),
+    "qnnpack": QConfig(
+        default_fused_act_fake_quant.with_args(qscheme=torch.per_tensor_symmetric),
+        default_fused_per_channel_wt_fake_quant,
+    ),
+}
+
+
+def get_default_qat_qconfig(backend: str = "x86", version: int = 1) -> QConfig:
+    """The preset for quantization-aware training on a kind of CPU.
+
+    uint8 activations by the moving average of their extremes, int8 weights by the extremes of each output
+    channel as they are. `qnnpack` takes symmetric activations. Both versions are the same.
+    Raises `ConfigError` for another backend or version.
+
+    Parameters
+    ----------
+    backend : {'x86', 'fbgemm', 'qnnpack', 'onednn'}
+    version : {0, 1}
+
+    Examples
+    --------
+    >>> type(get_default_qat_qconfig("x86").weight()).__name__
+    'FusedMovingAvgObsFakeQuantize'
+    """
+    if backend not in _QAT_BACKENDS:
+        raise ConfigError(
+            f"no default QAT qconfig for the backend {backend!r}: use one of {', '.join(_QAT_BACKENDS)}"
+        )
+    if version not in (0, 1):
+        raise ConfigError(f"get_default_qat_qconfig has no version {version!r}: use 1")
+    return _QAT_BACKENDS[backend]
+
+
+# ---- Dynamic -----------------------------------------------------------------------------------------------
 
 default_dynamic_qconfig = QConfig(
     PlaceholderObserver.with_args(dtype=UINT8), default_per_channel_weight_observer

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from torch import nn
+from torch import Tensor, nn
 
 from intaglio.errors import ConfigError
 from intaglio.qconfig import QConfig
@@ -22,6 +22,7 @@ __all__ = [
     "OpRule",
     "Rules",
     "StaticForm",
+    "TrainedForm",
     "all_rules",
     "reader_of",
     "register_rule",
@@ -60,6 +61,26 @@ class StaticForm:
     floor_sqnr: float = 30.0
 
 
+def _as_it_is(module: nn.Module, weight: Tensor) -> Tensor:
+    return weight
+
+
+@dataclass(frozen=True)
+class TrainedForm:
+    """How one kind of float layer trains for quantization.
+
+    forward: `forward(module, weights, *args, **kwargs)` computes what the float module does, with these
+        weights, by name, in place of its own.
+    weights: the names of the module's weights that are rounded.
+    rows, unrows: a weight with its output channels first, and back.
+    """
+
+    forward: Callable[..., Any]
+    weights: Callable[[nn.Module], tuple[str, ...]] = lambda module: ("weight",)
+    rows: Callable[[nn.Module, Tensor], Tensor] = _as_it_is
+    unrows: Callable[[nn.Module, Tensor], Tensor] = _as_it_is
+
+
 @dataclass(frozen=True)
 class OpRule:
     """How one kind of float module is quantized.
@@ -67,6 +88,7 @@ class OpRule:
     float_types: the float classes, and with them subclasses that keep their `forward`.
     float_type_names: further classes by qualified name, for libraries that may not be installed.
     static: its form between `QTensor`s, or None.
+    trained: how it trains for quantization, if it has weights to round.
     lower_dynamic: makes the quantized module from the float one, its qconfig and its path.
     weight_dtypes: names of the weight types that `lower_dynamic` can make.
     default_for: names of the types for which `quantize_dynamic` takes this op when not told what to take.
@@ -80,6 +102,7 @@ class OpRule:
     name: str
     float_types: tuple[type[nn.Module], ...]
     static: StaticForm | None = None
+    trained: TrainedForm | None = None
     lower_dynamic: Callable[[nn.Module, QConfig, str], nn.Module] = _no_dynamic_form
     weight_dtypes: frozenset[str] = frozenset()
     default_for: frozenset[str] = frozenset()

@@ -9,6 +9,7 @@ from intaglio.eager.conversion import (
 )
 from intaglio.eager.dynamic_quantization import quantize_dynamic
 from intaglio.eager.preparation import add_quant_dequant, prepare, propagate_qconfig_
+from intaglio.eager.training import prepare_qat, quantize_qat
 
 __all__ = [
     "add_quant_dequant",
@@ -16,8 +17,10 @@ __all__ = [
     "default_eval_fn",
     "get_default_custom_config_dict",
     "prepare",
+    "prepare_qat",
     "propagate_qconfig_",
     "quantize",
     "quantize_dynamic",
+    "quantize_qat",
     "swap_module",
 ]

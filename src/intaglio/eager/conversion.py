@@ -16,18 +16,23 @@ import torch
 from torch import nn
 
 from intaglio.eager.hooks import give_hooks, hooks_of
-from intaglio.eager.observing import INPUT_MEAN, OBSERVER, observer_of
+from intaglio.eager.observing import INPUT_MEAN, OBSERVER, is_observing_hook, observer_of
 from intaglio.eager.planning import paths_of
 from intaglio.eager.preparation import RECORD, prepare
 from intaglio.eager.sharing import lower_once
 from intaglio.eager.static_planning import is_dynamic
-from intaglio.eager.weights import check_weights
 from intaglio.errors import ConfigError, ConversionError
 from intaglio.nn.copying import copy_model
 from intaglio.nn.fast_path import leave_fast_paths
+from intaglio.nn.fused import FusedModule
+from intaglio.nn.normed import NormedLayer
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.nn.reference import reference_of
+from intaglio.nn.residual import ResidualLayer
+from intaglio.nn.settling import is_trained, settle
+from intaglio.nn.trained import TrainedLayer
 from intaglio.nn.twins import WeightPool
+from intaglio.nn.weight_hooks import check_weights
 from intaglio.observer import ObserverBase
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams, as_uint8
@@ -41,9 +46,13 @@ _Choose = Callable[[ObserverBase], QParams]
 
 @dataclass(frozen=True)
 class _Item:
-    """A prepared module, what makes its quantized form, and every path at which it stands."""
+    """A prepared module, what makes its quantized form, and every path at which it stands.
+
+    `plain` is the float module that is lowered: of one that was trained, what `settle` made.
+    """
 
     module: nn.Module
+    plain: nn.Module
     paths: tuple[str, ...]
     make: Callable[[], nn.Module]
 
@@ -96,7 +105,7 @@ def convert(
         pool = WeightPool()
         done = [(item, _make(item, pool)) for item in items]
         if is_reference:
-            done = [(item, reference_of(item.module, quantized)) for item, quantized in done]
+            done = [(item, reference_of(item.plain, quantized)) for item, quantized in done]
     kept = getattr(module, RECORD, {})
     quantized = _put_inplace(module, done) if inplace else _put_in_copy(module, done)
     quantized.eval()
@@ -107,6 +116,7 @@ def convert(
         if observer_of(part) is not None:  # one that only looked
             part._modules.pop(OBSERVER)
             part._modules.pop(INPUT_MEAN, None)
+        if any(is_observing_hook(hook) for hook in part._forward_hooks.values()):
             give_hooks(part, hooks_of(part))
     object.__setattr__(quantized, RECORD, kept)
     return quantized
@@ -161,16 +171,28 @@ def get_default_custom_config_dict() -> dict[str, dict[Any, Any]]:
 def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any]) -> list[_Item]:
     if not isinstance(model, nn.Module):
         raise ConversionError(f"convert takes an nn.Module, not {type(model).__name__}")
+    training = [path for path, part in model.named_modules() if part.training and is_trained(part)]
+    if training:
+        raise ConversionError(
+            f"the model is in train mode ('{training[0]}'): call model.eval() before convert, so that batch "
+            "norms and dropout are as they will be"
+        )
     paths = paths_of(model)
     choose = cache(_chosen_by)  # a search, made once for each observer
     items, inside, lowered = list[_Item](), list[str](), dict[object, nn.Module]()
     for path, module in model.named_modules():
         if any(path.startswith(prefix) for prefix in inside):
             continue
-        maker = _maker_of(module, path, mapping, custom, choose, lowered)
+        plain = _settled(module, path)
+        maker = _maker_of(plain, path, mapping, custom, choose, lowered)
         if maker is not None:
             inside.append(path + "." if path else "")
-            items.append(_Item(module, tuple(paths[id(module)]), maker))
+            items.append(_Item(module, plain, tuple(paths[id(module)]), maker))
+        elif isinstance(module, TrainedLayer):
+            raise ConversionError(
+                f"'{path}' trained with rounded weights, but nothing rounds what it gives, so that it has no "
+                "integer form: give it a qconfig whose activation is a fake quantizer and prepare again"
+            )
     if not items:
         if any(isinstance(part, QuantizedModule) for part in model.modules()):
             raise ConversionError("the model is converted already")
@@ -179,6 +201,22 @@ def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any
         )
     _check_seen(items, choose)
     return items
+
+
+def _settled(module: nn.Module, path: str) -> nn.Module:
+    """What `module` is lowered as; a layer that trained is settled as a whole with what belongs to it."""
+    qconfig = vars(module).get("qconfig")
+    whole = isinstance(module, (TrainedLayer, NormedLayer)) or (
+        isinstance(module, (FusedModule, ResidualLayer)) and observer_of(module) is not None
+    )
+    if qconfig is None or not whole or not is_trained(module):
+        return module
+    try:
+        plain, settled = settle(module, qconfig)
+    except ConversionError as error:
+        raise ConversionError(f"'{path}': {error}") from error
+    vars(plain)["qconfig"] = settled
+    return plain
 
 
 def _maker_of(
@@ -230,13 +268,13 @@ def _check_seen(items: Sequence[_Item], choose: _Choose) -> None:
     """Raise `ConversionError` with the names of observers that cannot tell a range."""
     wrong = []
     for item in items:
-        rule, observer = rule_of(item.module, all_rules()), observer_of(item.module)
+        rule, observer = rule_of(item.plain, all_rules()), observer_of(item.plain)
         if observer is None or (rule and rule.static and rule.static.may_be_unseen):
             continue
         try:
             choose(observer)
         except ConfigError as error:
-            wrong.append(f"'{item.paths[0]}' ({type(item.module).__name__}): {error}")
+            wrong.append(f"'{item.paths[0]}' ({type(item.plain).__name__}): {error}")
     if wrong:
         more = f"; and {len(wrong) - _MOST_NAMED} more" if len(wrong) > _MOST_NAMED else ""
         raise ConversionError(
@@ -247,7 +285,7 @@ def _check_seen(items: Sequence[_Item], choose: _Choose) -> None:
 
 
 def _make(item: _Item, pool: WeightPool) -> nn.Module:
-    check_weights(item.module, item.paths[0])
+    check_weights(item.plain, item.paths[0])
     quantized = item.make()
     if not isinstance(quantized, nn.Module):
         raise ConversionError(

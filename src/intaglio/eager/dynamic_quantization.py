@@ -16,11 +16,11 @@ from torch import nn
 from intaglio.eager.hooks import give_hooks, hooks_of
 from intaglio.eager.planning import Plan, Replacement, plan_dynamic, read_spec, refuse_model, rules_with
 from intaglio.eager.sharing import lower_once
-from intaglio.eager.weights import check_weights, refresh_weights
 from intaglio.errors import ConversionError
 from intaglio.nn.copying import copy_model
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
+from intaglio.nn.weight_hooks import check_weights, refresh_weights
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QuantizedType
 from intaglio.rules import all_rules

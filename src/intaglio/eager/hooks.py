@@ -7,9 +7,9 @@ from typing import Any
 
 from torch import nn
 
-from intaglio.eager.observing import observe_output
-from intaglio.eager.weights import is_weight_hook
+from intaglio.eager.observing import is_observing_hook
 from intaglio.nn.quantized import HOOKS
+from intaglio.nn.weight_hooks import is_weight_hook
 
 __all__ = ["give_hooks", "hooks_of"]
 
@@ -22,6 +22,6 @@ def hooks_of(module: nn.Module) -> dict[str, dict[int, Any]]:
 def give_hooks(target: nn.Module, hooks: dict[str, dict[int, Any]]) -> None:
     """Let `target` have a float module's forward hooks, but for those that derive weights or observe."""
     for name, kept in hooks.items():
-        for key in [key for key, hook in kept.items() if is_weight_hook(hook) or hook is observe_output]:
+        for key in [key for key, hook in kept.items() if is_weight_hook(hook) or is_observing_hook(hook)]:
             del kept[key]
         setattr(target, name, kept)

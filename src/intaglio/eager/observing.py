@@ -11,11 +11,24 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from intaglio.fake_quantize import ROUNDED_BY, FakeQuantizeBase
 from intaglio.nn.float_functional import FloatFunctional
+from intaglio.nn.fused import FusedModule
+from intaglio.nn.residual import ResidualLayer
 from intaglio.observer import InputMean, ObserverBase
 from intaglio.qconfig import QConfig
 
-__all__ = ["INPUT_MEAN", "OBSERVER", "attach_observer", "is_prepared", "observe_output", "observer_of"]
+__all__ = [
+    "AVERAGES",
+    "INPUT_MEAN",
+    "OBSERVER",
+    "attach_observer",
+    "hang_observer",
+    "is_observing_hook",
+    "is_prepared",
+    "observer_of",
+    "round_average",
+]
 
 OBSERVER = "activation_post_process"
 """The observer of a prepared module's output; the legacy name."""
@@ -35,6 +48,29 @@ def observe_output(module: nn.Module, inputs: Any, output: Any) -> None:
         getattr(module, OBSERVER)(observed.detach())
 
 
+def round_output(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Forward hook: round the module's output as its fake quantizer does, of a tuple the first part."""
+    if isinstance(output, (tuple, list)) and output:
+        return type(output)([round_output(module, inputs, output[0]), *output[1:]])
+    if isinstance(output, Tensor) and output.is_floating_point():
+        return getattr(module, OBSERVER)(output)
+    return output
+
+
+AVERAGES = (
+    *(nn.AvgPool1d, nn.AvgPool2d, nn.AvgPool3d),
+    *(nn.AdaptiveAvgPool1d, nn.AdaptiveAvgPool2d, nn.AdaptiveAvgPool3d),
+    *(nn.Upsample, nn.UpsamplingBilinear2d),
+)
+"""Modules that work on a `QTensor` as they are and round what they give to the steps of what they take."""
+
+
+def round_average(module: nn.Module, inputs: Any, output: Any) -> Any:
+    """Forward hook: round an average to the steps of its input, as it is rounded in the quantized model."""
+    rounder = getattr(inputs[0], ROUNDED_BY, None) if inputs else None
+    return output if rounder is None else rounder.round_again(output)
+
+
 def attach_observer(
     module: nn.Module,
     qconfig: QConfig,
@@ -43,22 +79,43 @@ def attach_observer(
     observe: bool,
     input_channels: tuple[int, int] | None = None,
 ) -> None:
-    """Make `module` a prepared one; without `observe` nothing looks at its output."""
+    """Make `module` a prepared one; without `observe` nothing looks at its output.
+
+    A fake quantizer, where the qconfig's activation is one, rounds the output too.
+    """
     vars(module)["qconfig"] = qconfig
     if not observe:
         return
     observer = qconfig.activation()
+    if not isinstance(observer, ObserverBase):  # an Identity, of a qconfig for weights alone
+        return
+    hang_observer(module, observer, path, input_channels)
+
+
+def hang_observer(
+    module: nn.Module, observer: ObserverBase, path: str, input_channels: tuple[int, int] | None = None
+) -> None:
+    """Let `observer` see what `module` gives, and round it if it is a fake quantizer."""
     observer.name = path
     observer.train(module.training)
     tensors = [*module.parameters(), *module.buffers()]
     if tensors:
         observer.to(tensors[0].device)
     setattr(module, OBSERVER, observer)
+    if isinstance(observer, FakeQuantizeBase):
+        if not isinstance(module, (FloatFunctional, FusedModule, ResidualLayer)):  # which do so themselves
+            module.register_forward_hook(round_output)
+        return
     if input_channels is not None:
         recorder = InputMean(*input_channels)
         module.add_module(INPUT_MEAN, recorder.to(tensors[0].device) if tensors else recorder)
     if not isinstance(module, FloatFunctional):  # which shows its results itself
         module.register_forward_hook(observe_output)
+
+
+def is_observing_hook(hook: Any) -> bool:
+    """Whether a forward hook is one that `prepare` registered."""
+    return hook in (observe_output, round_output, round_average)
 
 
 def observer_of(module: nn.Module) -> ObserverBase | None:

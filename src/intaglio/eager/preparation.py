@@ -13,10 +13,10 @@ from torch import nn
 from intaglio.eager.observing import attach_observer
 from intaglio.eager.planning import refuse_model
 from intaglio.eager.static_planning import Leaf, is_dynamic, plan_static
-from intaglio.eager.weights import check_weights, refresh_weights
 from intaglio.errors import ConfigError
 from intaglio.nn.copying import copy_model
 from intaglio.nn.stubs import QuantWrapper
+from intaglio.nn.weight_hooks import check_weights, refresh_weights
 from intaglio.qconfig import QConfig
 from intaglio.rules import all_rules, rule_of
 

@@ -15,6 +15,7 @@ from torch import nn
 from intaglio.eager.observing import is_prepared
 from intaglio.eager.planning import paths_of
 from intaglio.errors import ConfigError, ConversionError, NothingQuantizedError
+from intaglio.fake_quantize import FakeQuantizeBase
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.observer import PlaceholderObserver
 from intaglio.qconfig import QConfig
@@ -90,7 +91,10 @@ def plan_static(
 
 def is_dynamic(qconfig: QConfig) -> bool:
     """Whether a qconfig asks for activations to be quantized as they come."""
-    return isinstance(qconfig.activation(), PlaceholderObserver)
+    activation = qconfig.activation()
+    return isinstance(activation, PlaceholderObserver) or (
+        isinstance(activation, FakeQuantizeBase) and activation.is_dynamic
+    )
 
 
 def _decide(

@@ -4,7 +4,7 @@
     methods    what can be fused, by the types of its parts
     dataflow   which module's output goes where: traced, or watched in a run
     grouping   the groups of a model, found by its dataflow
-    replacing  `fuse_modules`
+    replacing  `fuse_modules`, `fuse_modules_qat`
 
 May import eager (for weights that hooks derive), nn and below.
 """
@@ -19,7 +19,7 @@ from intaglio.fusion.methods import (
     fuse_linear_bn,
     get_fuser_method,
 )
-from intaglio.fusion.replacing import fuse_modules, fused_groups
+from intaglio.fusion.replacing import fuse_modules, fuse_modules_qat, fused_groups
 
 __all__ = [
     "FusionWarning",
@@ -31,6 +31,7 @@ __all__ = [
     "fuse_known_modules",
     "fuse_linear_bn",
     "fuse_modules",
+    "fuse_modules_qat",
     "fused_groups",
     "get_fuser_method",
 ]

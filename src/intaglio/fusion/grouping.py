@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from intaglio.errors import ConversionError
 from intaglio.fusion.dataflow import Dataflow, trace_dataflow, watch_dataflow
 from intaglio.fusion.folding import check_foldable
+from intaglio.nn.copying import copy_model
 from intaglio.nn.fused import BATCH_NORMS, activation_kind, kind_of, layer_kind
 from intaglio.nn.padded_conv import why_not_padded
 
@@ -21,7 +22,9 @@ class FusionWarning(UserWarning):
     """Part of a model could not be fused, or lost a hook by it; the message names the part."""
 
 
-def find_fusable_groups(model: nn.Module, example_inputs: Any = None) -> list[list[str]]:
+def find_fusable_groups(
+    model: nn.Module, example_inputs: Any = None, *, is_qat: bool = False
+) -> list[list[str]]:
     """The groups of `model` that `fuse_modules` can fuse, as paths, in the order of the model's modules.
 
     A group is a convolution or Linear, the batch norm and the activation that follow it, any one of the three
@@ -32,7 +35,7 @@ def find_fusable_groups(model: nn.Module, example_inputs: Any = None) -> list[li
     Parameters
     ----------
     model : nn.Module
-        In eval mode, if it has batch norms.
+        In eval mode, if it has batch norms; for training (`is_qat`) in either.
     example_inputs : a tensor or a tuple of arguments, optional
         The model is run on them and watched. Without them it is traced by `torch.fx`; parts that cannot be
         traced are left out, with a warning that names them.
@@ -52,9 +55,11 @@ def find_fusable_groups(model: nn.Module, example_inputs: Any = None) -> list[li
     if example_inputs is None:
         flow = trace_dataflow(model)
     else:
+        if is_qat:
+            model = copy_model(model, {}).eval()  # a run in train mode would move statistics
         lone = isinstance(example_inputs, Tensor) or not isinstance(example_inputs, (tuple, list))
         flow = watch_dataflow(model, (example_inputs,) if lone else tuple(example_inputs))
-    groups = _groups_of(model, flow)
+    groups = _groups_of(model, flow, is_qat)
     if flow.untraced:
         parts = ", ".join(f"'{path}' ({reason})" for path, reason in flow.untraced.items())
         message = f"could not trace {parts}: pass example_inputs, or name the groups"
@@ -64,7 +69,7 @@ def find_fusable_groups(model: nn.Module, example_inputs: Any = None) -> list[li
     return groups
 
 
-def _groups_of(model: nn.Module, flow: Dataflow) -> list[list[str]]:
+def _groups_of(model: nn.Module, flow: Dataflow, is_qat: bool) -> list[list[str]]:
     names = Counter(id(module) for _, module in model.named_modules(remove_duplicate=False))
     modules = {path: module for path, module in model.named_modules() if names[id(module)] == 1}
     links = {a: b for a, b in flow.links().items() if a in modules and b in modules and a not in flow.read}
@@ -74,7 +79,7 @@ def _groups_of(model: nn.Module, flow: Dataflow) -> list[list[str]]:
     for wanted in (layer_kind, lambda module: kind_of(module, BATCH_NORMS)):
         for path, module in modules.items():
             if wanted(module) and path not in taken:
-                group = _group_from(path, modules, links)
+                group = _group_from(path, modules, links, is_qat)
                 leader = leaders.get(path)
                 if leader is not None and why_not_padded(modules[leader], modules[path]) is None:
                     group.insert(0, leader)
@@ -85,10 +90,11 @@ def _groups_of(model: nn.Module, flow: Dataflow) -> list[list[str]]:
     return sorted(groups, key=lambda group: order[group[0]])
 
 
-def _group_from(path: str, modules: dict[str, nn.Module], links: dict[str, str]) -> list[str]:
+def _group_from(path: str, modules: dict[str, nn.Module], links: dict[str, str], is_qat: bool) -> list[str]:
     """The longest group that begins with the module at `path`."""
     group, following = [path], links.get(path)
-    if following is not None and layer_kind(modules[path]) and _folds(modules[path], modules[following]):
+    module = modules[path]
+    if following is not None and layer_kind(module) and _folds(module, modules[following], is_qat):
         group.append(following)
         following = links.get(following)
     if following is not None and activation_kind(modules[following]):
@@ -96,12 +102,12 @@ def _group_from(path: str, modules: dict[str, nn.Module], links: dict[str, str])
     return group
 
 
-def _folds(layer: nn.Module, batch_norm: nn.Module) -> bool:
+def _folds(layer: nn.Module, batch_norm: nn.Module, is_qat: bool) -> bool:
     """Whether `batch_norm` can be folded without the loss of a hook between the two."""
     if not kind_of(batch_norm, BATCH_NORMS) or layer._forward_hooks or batch_norm._forward_pre_hooks:
         return False
     try:
-        check_foldable(layer, batch_norm)
+        check_foldable(layer, batch_norm, is_qat=is_qat)
     except ConversionError:
         return False
     return True

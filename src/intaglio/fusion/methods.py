@@ -17,7 +17,6 @@ from typing import Any
 from torch import nn
 from torch.nn.utils.parametrize import type_before_parametrizations
 
-from intaglio.eager.weights import is_weight_hook
 from intaglio.errors import ConfigError, ConversionError
 from intaglio.fusion.folding import check_foldable, fold_batch_norm
 from intaglio.nn.fused import (
@@ -29,7 +28,9 @@ from intaglio.nn.fused import (
     kind_of,
     layer_kind,
 )
+from intaglio.nn.normed import NormedLayer
 from intaglio.nn.padded_conv import PADDINGS, pad_conv
+from intaglio.nn.weight_hooks import is_weight_hook
 
 __all__ = [
     "FuserMethod",
@@ -47,11 +48,13 @@ Types = tuple[type[nn.Module], ...]
 
 
 def fuse_conv_bn(is_qat: bool, conv: nn.Module, bn: nn.Module) -> nn.Module:
-    """The convolution with the batch norm folded in; both must be in eval mode.
+    """The convolution with the batch norm folded in, both in eval mode; for training a `NormedLayer`.
 
-    Raises `ConversionError` where that cannot be, and for `is_qat`.
+    Raises `ConversionError` where that cannot be.
     """
-    _refuse_qat(is_qat)
+    if is_qat:
+        check_foldable(conv, bn, is_qat=True)
+        return NormedLayer(conv, bn)
     return fold_batch_norm(conv, bn)
 
 
@@ -71,19 +74,12 @@ def fuse_convtranspose_bn(is_qat: bool, convt: nn.Module, bn: nn.Module) -> nn.M
 
 
 def _fuse_pair(is_qat: bool, layer: nn.Module, activation: nn.Module) -> nn.Module:
-    _refuse_qat(is_qat)
     return FusedModule(layer, activation)
 
 
 def _fuse_padding(is_qat: bool, padding: nn.Module, conv: nn.Module, *rest: nn.Module) -> nn.Module:
-    _refuse_qat(is_qat)
     padded = pad_conv(padding, conv)
     return get_fuser_method(_types_of((padded, *rest)))(is_qat, padded, *rest) if rest else padded
-
-
-def _refuse_qat(is_qat: bool) -> None:
-    if is_qat:
-        raise ConversionError("fusing for quantization-aware training is the business of fuse_modules_qat")
 
 
 def get_fuser_method(
@@ -116,6 +112,8 @@ def _default_method(types: Types) -> FuserMethod | None:
     if first in PADDINGS:
         fits = bool(rest) and PADDINGS[first] is rest[0] and (len(rest) == 1 or _default_method(rest))
         return _fuse_padding if fits else None
+    if first is NormedLayer:
+        return _fuse_pair if len(rest) == 1 and _is_activation(rest[0]) else None
     layer = next((kind for kind in LAYERS if _is(first, kind)), None)
     if layer is None:
         pair = len(rest) == 1 and any(_is(first, kind) for kind in BATCH_NORMS) and _is_activation(rest[0])
@@ -139,7 +137,9 @@ def _is(kind: type[nn.Module], base: type[nn.Module]) -> bool:
     return issubclass(kind, base) and kind.forward is base.forward
 
 
-def check_group(modules: Sequence[nn.Module], mapping: Mapping[Types, FuserMethod] | None) -> None:
+def check_group(
+    modules: Sequence[nn.Module], mapping: Mapping[Types, FuserMethod] | None, is_qat: bool = False
+) -> None:
     """Raise what `fuse_known_modules` would raise, and change nothing."""
     types = _types_of(modules)
     get_fuser_method(types, mapping)
@@ -154,7 +154,7 @@ def check_group(modules: Sequence[nn.Module], mapping: Mapping[Types, FuserMetho
         pad_conv(modules[0], modules[1])
         modules = modules[1:]
     if len(modules) > 1 and layer_kind(modules[0]) and kind_of(modules[1], BATCH_NORMS):
-        check_foldable(modules[0], modules[1])
+        check_foldable(modules[0], modules[1], is_qat=is_qat)
 
 
 def fuse_known_modules(

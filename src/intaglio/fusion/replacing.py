@@ -19,7 +19,7 @@ from intaglio.nn.copying import copy_model
 from intaglio.nn.fused import BATCH_NORMS, kind_of, layer_kind
 from intaglio.nn.padded_conv import PADDINGS
 
-__all__ = ["fuse_modules", "fused_groups"]
+__all__ = ["fuse_modules", "fuse_modules_qat", "fused_groups"]
 
 Fuser = Callable[..., Sequence[nn.Module]]
 
@@ -74,11 +74,52 @@ def fuse_modules(
     >>> fused_groups(fused)
     [['0', '1', '2']]
     """
+    return _fuse_modules(
+        model, modules_to_fuse, inplace, fuser_func, fuse_custom_config_dict, example_inputs, is_qat=False
+    )
+
+
+def fuse_modules_qat(
+    model: nn.Module,
+    modules_to_fuse: Sequence[str] | Sequence[Sequence[str]] | None = None,
+    inplace: bool = False,
+    fuser_func: Fuser = fuse_known_modules,
+    fuse_custom_config_dict: Mapping[str, Any] | None = None,
+    *,
+    example_inputs: Any = None,
+) -> nn.Module:
+    """As `fuse_modules`, for quantization-aware training: batch norms stay, beside their layers.
+
+    A layer and its batch norm become a `NormedLayer`, with an activation a `FusedModule` of that; `convert`
+    folds the norm after training. The model may be in train mode or in eval mode. With `inplace` the
+    parameters stay the same objects, so that an optimizer made before has them still.
+
+    Examples
+    --------
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).train()
+    >>> type(fuse_modules_qat(model)[0].layer).__name__
+    'NormedLayer'
+    """
+    return _fuse_modules(
+        model, modules_to_fuse, inplace, fuser_func, fuse_custom_config_dict, example_inputs, is_qat=True
+    )
+
+
+def _fuse_modules(
+    model: nn.Module,
+    modules_to_fuse: Any,
+    inplace: bool,
+    fuser_func: Fuser,
+    config: Mapping[str, Any] | None,
+    example_inputs: Any,
+    *,
+    is_qat: bool,
+) -> nn.Module:
     if not isinstance(model, nn.Module):
         raise ConversionError(f"fuse_modules takes an nn.Module, not {type(model).__name__}")
-    mapping = (fuse_custom_config_dict or {}).get("additional_fuser_method_mapping", {})
+    mapping = (config or {}).get("additional_fuser_method_mapping", {})
     if modules_to_fuse is None:
-        groups = find_fusable_groups(model, example_inputs)
+        groups = find_fusable_groups(model, example_inputs, is_qat=is_qat)
         if not groups:
             raise ConversionError(
                 "nothing to fuse was found: no convolution, Linear or batch norm is followed by what can be "
@@ -87,10 +128,10 @@ def fuse_modules(
     else:
         groups = _groups_from(modules_to_fuse)
     for group in groups:
-        _check(model, group, mapping if fuser_func is fuse_known_modules else None, fuser_func)
+        _check(model, group, mapping if fuser_func is fuse_known_modules else None, fuser_func, is_qat)
     fused = model if inplace else copy_model(model, {})
     for group in groups:
-        _fuse(fused, group, fuser_func, mapping)
+        _fuse(fused, group, fuser_func, mapping, is_qat)
     return fused
 
 
@@ -121,12 +162,12 @@ def _groups_from(modules_to_fuse: Any) -> list[list[str]]:
     return [list(group) for group in groups]
 
 
-def _check(model: nn.Module, group: list[str], mapping: Any, fuser_func: Fuser) -> None:
+def _check(model: nn.Module, group: list[str], mapping: Any, fuser_func: Fuser, is_qat: bool) -> None:
     modules = [_module_at(model, path) for path in group]
     if fuser_func is not fuse_known_modules:
         return
     try:
-        check_group(modules, mapping)
+        check_group(modules, mapping, is_qat)
     except IntaglioError as error:
         raise type(error)(_at(group, error)) from error
 
@@ -152,12 +193,14 @@ def _module_at(model: nn.Module, path: str) -> nn.Module:
     return module
 
 
-def _fuse(model: nn.Module, group: list[str], fuser_func: Fuser, mapping: Mapping[Any, Any]) -> None:
+def _fuse(
+    model: nn.Module, group: list[str], fuser_func: Fuser, mapping: Mapping[Any, Any], is_qat: bool
+) -> None:
     modules = [_module_at(model, path) for path in group]
-    if fuser_func is fuse_known_modules:
+    if fuser_func is fuse_known_modules and not is_qat:
         _warn_of_lost_hooks(group, modules)
     try:
-        made = list(fuser_func(modules, False, mapping))
+        made = list(fuser_func(modules, is_qat, mapping))
     except IntaglioError as error:
         raise type(error)(_at(group, error)) from error
     if len(made) != len(group) or not all(isinstance(module, nn.Module) for module in made):

@@ -19,6 +19,8 @@ from intaglio.nn.linear_grouped import GroupedLinear
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.linear_static import QuantizedLinear
 from intaglio.nn.normalization import QuantizedGroupNorm, QuantizedLayerNorm
+from intaglio.nn.normed import NormedLayer
+from intaglio.nn.normed_static import NORMED as _NORMED  # noqa: F401  # registers its rule
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.nn.requantized import RequantizedLayer
 from intaglio.nn.residual import ResidualLayer
@@ -43,6 +45,7 @@ __all__ = [
     "FusedModule",
     "GroupedLinear",
     "HalfLinear",
+    "NormedLayer",
     "QFunctional",
     "QuantStub",
     "QuantWrapper",

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from intaglio.nn.conv_static import QuantizedConv
+from intaglio.nn.fused import Clamp
 from intaglio.nn.quantized import register_quantized
 from intaglio.nn.static import clamped_limits
-from intaglio.nn.static_product import Clamp
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams
 from intaglio.qtensor import QTensor

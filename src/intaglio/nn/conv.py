@@ -14,10 +14,12 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from intaglio.fake_quantize import round_samples
 from intaglio.nn.conv_geometry import ConvGeometry, FloatConv, FloatConvTranspose, OrdinaryConv
 from intaglio.nn.conv_static import QuantizedConv, StaticConvolution
 from intaglio.nn.quantized import StateSpec, register_quantized
 from intaglio.nn.static_product import input_mean_of
+from intaglio.nn.trained import TrainedLayer
 from intaglio.nn.weights import quantize_weight
 from intaglio.ops.conv import is_channels_last, pack_conv, run_conv_dynamic, unpack_conv
 from intaglio.ops.library import is_eager
@@ -25,7 +27,7 @@ from intaglio.ops.packing import MAX_K
 from intaglio.qconfig import QConfig
 from intaglio.qparams import INT8, QParams
 from intaglio.qtensor import QTensor
-from intaglio.rules import Example, OpRule, StaticForm, register_rule
+from intaglio.rules import Example, OpRule, StaticForm, TrainedForm, register_rule
 
 __all__ = ["DynamicConv", "DynamicConvolution", "conv_channels", "example_of", "refuse_conv", "static_form"]
 
@@ -165,6 +167,15 @@ def static_form(quantized: type[StaticConvolution], *examples: Callable[[], Exam
     return StaticForm(lower, input_channels=conv_channels, refuse=refuse_conv, examples=examples)
 
 
+def _train(module: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    assert isinstance(module, TrainedLayer)
+    assert isinstance(module, FloatConv)
+    if module.quantizes_input and module.rounds:
+        x = round_samples(x, len(module.kernel_size))
+    y: Tensor = module._conv_forward(x, weights["weight"], module.bias)
+    return y
+
+
 _EXAMPLES = (
     example_of(lambda: nn.Conv1d(6, 8, 5, padding="same"), 2, 6, 20),
     example_of(lambda: nn.Conv2d(8, 20, 3, padding=1), 2, 8, 9, 10),
@@ -178,6 +189,7 @@ CONV = register_rule(
         name="Conv",
         float_types=(nn.Conv1d, nn.Conv2d, nn.Conv3d),
         static=static_form(QuantizedConv, *_EXAMPLES),
+        trained=TrainedForm(_train),
         lower_dynamic=DynamicConv.from_float,
         weight_dtypes=frozenset({"int8"}),
         default_for=frozenset({"int8"}),

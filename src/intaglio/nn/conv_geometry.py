@@ -338,5 +338,5 @@ def lies_channels_last(weight: Tensor) -> bool:
 def output_channels_first(weight: Tensor, groups: int) -> Tensor:
     """`(in, out / groups, ...)` as `(out, in / groups, ...)`."""
     inputs, outputs, *kernel = weight.shape
-    grouped = weight.detach().reshape(groups, inputs // groups, outputs, *kernel)
+    grouped = weight.reshape(groups, inputs // groups, outputs, *kernel)
     return grouped.transpose(1, 2).reshape(groups * outputs, inputs // groups, *kernel)

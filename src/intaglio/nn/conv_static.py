@@ -14,8 +14,9 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from intaglio.nn.conv_geometry import ConvGeometry, OrdinaryConv, TransposedConv
+from intaglio.nn.fused import Clamp
 from intaglio.nn.quantized import register_quantized
-from intaglio.nn.static_product import Clamp, StaticProduct
+from intaglio.nn.static_product import StaticProduct
 from intaglio.observer import InputMean
 from intaglio.ops.conv_static import pack_conv_static, unpack_conv_static
 from intaglio.ops.library import is_direct

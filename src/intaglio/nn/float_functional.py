@@ -7,6 +7,7 @@ rules, static, qtensor and errors.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from functools import wraps
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.fx import Proxy
 
 from intaglio.errors import ConversionError, InputError
+from intaglio.fake_quantize import FakeQuantizeBase
 from intaglio.nn.quantized import StateSpec, register_quantized
 from intaglio.nn.static import StaticModule
 from intaglio.ops import elementwise
@@ -74,6 +76,8 @@ class FloatFunctional(nn.Module):
 
     def add_relu(self, x: Tensor, y: Tensor) -> Tensor:
         """`relu(torch.add(x, y))`."""
+        if isinstance(self.activation_post_process, FakeQuantizeBase):
+            return self.activation_post_process.rounded(torch.add(x, y), (0.0, math.inf))
         return self._observe(torch.relu(torch.add(x, y)))
 
     def matmul(self, x: Tensor, y: Tensor) -> Tensor:
@@ -83,7 +87,7 @@ class FloatFunctional(nn.Module):
     def _observe(self, result: Tensor) -> Tensor:
         if isinstance(self.activation_post_process, nn.Identity):
             return result
-        if result.numel() > 0:
+        if result.numel() > 0 and not isinstance(self.activation_post_process, FakeQuantizeBase):
             caller = sys._getframe(2)
             place = f"{caller.f_code.co_filename}:{caller.f_lineno}"
             low, high = (float(end) for end in torch.aminmax(result.detach()))

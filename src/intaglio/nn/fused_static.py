@@ -15,9 +15,10 @@ from intaglio.nn.batch_norm import BATCH_NORM, QuantizedBatchNorm
 from intaglio.nn.conv import conv_channels, refuse_conv
 from intaglio.nn.conv_geometry import FloatConv, FloatConvTranspose
 from intaglio.nn.conv_static import QuantizedConv, QuantizedConvTranspose
-from intaglio.nn.fused import FusedModule
+from intaglio.nn.fused import FusedModule, clamp_of
 from intaglio.nn.linear_static import QuantizedLinear
-from intaglio.nn.static_product import Clamp, input_mean_of
+from intaglio.nn.normed import folded, without_norm
+from intaglio.nn.static_product import input_mean_of
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams
 from intaglio.rules import Example, OpRule, StaticForm, register_rule
@@ -25,28 +26,22 @@ from intaglio.rules import Example, OpRule, StaticForm, register_rule
 __all__ = ["FUSED"]
 
 
-def clamp_of(activation: nn.Module) -> Clamp | None:
-    """The numbers between which an activation keeps its input, if that is all it does."""
-    if isinstance(activation, nn.Hardtanh):  # ReLU6 too
-        return float(activation.min_val), float(activation.max_val)
-    return (0.0, None) if isinstance(activation, nn.ReLU) else None
-
-
 def _refuse(module: nn.Module, qconfig: QConfig) -> str | None:
     assert isinstance(module, FusedModule)
     if clamp_of(module.activation) is None:
         return "its activation is no clamp: layer and activation are quantized one after the other"
-    if isinstance(module.layer, FloatConv | FloatConvTranspose):
-        return refuse_conv(module.layer, qconfig)
-    if isinstance(module.layer, nn.Linear):
+    layer = without_norm(module.layer)
+    if isinstance(layer, FloatConv | FloatConvTranspose):
+        return refuse_conv(layer, qconfig)
+    if isinstance(layer, nn.Linear):
         return None
     assert BATCH_NORM.static is not None
-    return BATCH_NORM.static.refuse(module.layer, qconfig)
+    return BATCH_NORM.static.refuse(layer, qconfig)
 
 
 def _input_channels(module: nn.Module) -> tuple[int, int]:
     assert isinstance(module, FusedModule)
-    layer = module.layer
+    layer = without_norm(module.layer)
     if isinstance(layer, nn.Linear):
         return layer.in_features, -1
     if isinstance(layer, FloatConv | FloatConvTranspose):
@@ -57,7 +52,7 @@ def _input_channels(module: nn.Module) -> tuple[int, int]:
 def _lower(module: nn.Module, qconfig: QConfig, path: str, output: QParams | None) -> nn.Module:
     assert isinstance(module, FusedModule)
     assert output is not None
-    layer, clamp, mean = module.layer, clamp_of(module.activation), input_mean_of(module)
+    layer, clamp, mean = folded(module.layer), clamp_of(module.activation), input_mean_of(module)
     assert clamp is not None
     if isinstance(layer, FloatConv):
         return QuantizedConv.from_float(layer, qconfig, path, output, clamp, mean)

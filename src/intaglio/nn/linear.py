@@ -10,22 +10,25 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
 
+from intaglio.fake_quantize import round_dynamically
 from intaglio.nn.linear_dynamic import Int8Linear
 from intaglio.nn.linear_grouped import GroupedLinear
 from intaglio.nn.linear_half import HalfLinear
 from intaglio.nn.linear_static import QuantizedLinear
 from intaglio.nn.quantized import register_quantized
 from intaglio.nn.static_product import input_mean_of
+from intaglio.nn.trained import TrainedLayer
 from intaglio.nn.weights import quantize_weight
 from intaglio.ops.library import is_eager
 from intaglio.ops.linear import run_linear_columns, run_linear_dynamic
 from intaglio.ops.packing import MAX_K, pack_weight, unpack_weight
 from intaglio.qconfig import QConfig
 from intaglio.qparams import FLOAT16, INT8, PerGroup, PerRow, PerTensor, QParams
-from intaglio.rules import Example, OpRule, StaticForm, register_rule
+from intaglio.rules import Example, OpRule, StaticForm, TrainedForm, register_rule
 
 __all__ = ["DynamicLinear"]
 
@@ -128,7 +131,11 @@ def _weight_and_bias(module: nn.Module) -> tuple[Tensor, Tensor | None]:
     weight, bias = module.weight, module.bias
     assert isinstance(weight, Tensor)
     assert bias is None or isinstance(bias, Tensor)
-    return (weight if isinstance(module, nn.Linear) else weight.T), bias
+    return _as_linear(module, weight), bias
+
+
+def _as_linear(module: nn.Module, weight: Tensor) -> Tensor:
+    return weight if isinstance(module, nn.Linear) else weight.T
 
 
 def _lower(module: nn.Module, qconfig: QConfig, path: str) -> nn.Module:
@@ -169,6 +176,15 @@ def _example_without_bias() -> Example:
     return nn.Linear(64, 96, bias=False), (torch.randn(4, 64),)
 
 
+def _train(module: nn.Module, weights: dict[str, Tensor], x: Tensor) -> Tensor:
+    assert isinstance(module, TrainedLayer)
+    if module.quantizes_input and module.rounds:
+        x = round_dynamically(x, _granularity(module.qconfig))  # type: ignore[arg-type]
+    bias = module.bias
+    assert bias is None or isinstance(bias, Tensor)
+    return F.linear(x, _as_linear(module, weights["weight"]), bias)
+
+
 LINEAR = register_rule(
     OpRule(
         name="Linear",
@@ -179,6 +195,11 @@ LINEAR = register_rule(
             input_channels=lambda module: (_weight_and_bias(module)[0].shape[1], -1),
             refuse=_refuse,
             examples=(_example, _example_without_bias),
+        ),
+        trained=TrainedForm(
+            _train,
+            rows=_as_linear,
+            unrows=_as_linear,  # a transposition is its own inverse
         ),
         lower_dynamic=_lower,
         weight_dtypes=frozenset({"int8", "float16"}),

@@ -13,8 +13,9 @@ from torch import Tensor
 from torch.fx import Proxy
 
 from intaglio.errors import InputError
+from intaglio.nn.fused import Clamp
 from intaglio.nn.quantized import register_quantized
-from intaglio.nn.static_product import Clamp, StaticProduct
+from intaglio.nn.static_product import StaticProduct
 from intaglio.observer import InputMean
 from intaglio.ops.conv_static import pack_linear_static, unpack_linear_static
 from intaglio.ops.library import is_direct

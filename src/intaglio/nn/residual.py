@@ -6,16 +6,15 @@ neither rounded nor stored. May import rules, the static forms of the layers, an
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch
 from torch import Tensor, nn
 
 from intaglio.nn.conv import conv_channels, refuse_conv
 from intaglio.nn.conv_geometry import FloatConv
 from intaglio.nn.conv_static import QuantizedConv
-from intaglio.nn.fused_static import clamp_of
+from intaglio.nn.fused import activate, clamp_of
 from intaglio.nn.linear_static import QuantizedLinear
+from intaglio.nn.normed import folded, without_norm
 from intaglio.nn.static_product import input_mean_of
 from intaglio.qconfig import QConfig
 from intaglio.qparams import QParams
@@ -35,22 +34,22 @@ class ResidualLayer(nn.Module):
 
     def forward(self, x: Tensor, residual: Tensor) -> Tensor:
         """See the class; `residual` has the shape of the layer's output."""
-        y = cast(Tensor, self.layer(x)) + residual
-        return y if self.activation is None else cast(Tensor, self.activation(y))
+        return activate(self, self.layer(x) + residual, self.activation)
 
 
 def _refuse(module: nn.Module, qconfig: QConfig) -> str | None:
     assert isinstance(module, ResidualLayer)
     if module.activation is not None and clamp_of(module.activation) is None:
         return "the activation after its sum is no clamp"
-    if isinstance(module.layer, FloatConv):
-        return refuse_conv(module.layer, qconfig)
-    return None if isinstance(module.layer, nn.Linear) else "its layer is no convolution and no Linear"
+    layer = without_norm(module.layer)
+    if isinstance(layer, FloatConv):
+        return refuse_conv(layer, qconfig)
+    return None if isinstance(layer, nn.Linear) else "its layer is no convolution and no Linear"
 
 
 def _input_channels(module: nn.Module) -> tuple[int, int]:
     assert isinstance(module, ResidualLayer)
-    layer = module.layer
+    layer = without_norm(module.layer)
     return (layer.in_features, -1) if isinstance(layer, nn.Linear) else conv_channels(layer)
 
 
@@ -59,7 +58,7 @@ def _lower(module: nn.Module, qconfig: QConfig, path: str, output: QParams | Non
     assert output is not None
     clamp = (None, None) if module.activation is None else clamp_of(module.activation)
     assert clamp is not None
-    layer, mean = module.layer, input_mean_of(module)
+    layer, mean = folded(module.layer), input_mean_of(module)
     if isinstance(layer, nn.Linear):
         return QuantizedLinear.from_weight(layer.weight, layer.bias, qconfig, path, output, clamp, mean)
     return QuantizedConv.from_float(layer, qconfig, path, output, clamp, mean)

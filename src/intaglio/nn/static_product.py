@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from intaglio.errors import InputError
+from intaglio.nn.fused import Clamp
 from intaglio.nn.quantized import StateSpec
 from intaglio.nn.static import StaticModule, clamped_limits
 from intaglio.nn.weights import quantize_weight
@@ -25,9 +26,6 @@ from intaglio.qparams import INT8, QParams
 from intaglio.qtensor import QTensor
 
 __all__ = ["Clamp", "StaticProduct", "input_mean_of"]
-
-Clamp = tuple[float | None, float | None]
-"""The real numbers between which an activation keeps a layer's output; None where it is open."""
 
 _uint8 = torch.uint8
 _Self = TypeVar("_Self", bound="StaticProduct")

@@ -126,8 +126,16 @@ class PerChannelMinMaxObserver(UniformQuantizationObserverBase):
         low, high = self._range(self._rows(x))
         if self.min_val.numel():
             low, high = torch.minimum(self.min_val, low), torch.maximum(self.max_val, high)
-        self.min_val, self.max_val = low, high
+        self._hold(low, high)
         return x
+
+    def _hold(self, low: Tensor, high: Tensor) -> None:
+        """Hold this range, in the same buffers once there are any: DistributedDataParallel knows them."""
+        if self.min_val.shape == low.shape:
+            self.min_val.copy_(low)
+            self.max_val.copy_(high)
+        else:
+            self.min_val, self.max_val = low, high
 
     def _rows(self, x: Tensor) -> Tensor:
         """`x` as `(C, everything else)` float32."""
@@ -184,7 +192,7 @@ class MovingAveragePerChannelMinMaxObserver(PerChannelMinMaxObserver):
         low, high = self._range(self._rows(x))
         if self.min_val.numel():
             low, high = self._moved(self.min_val, low), self._moved(self.max_val, high)
-        self.min_val, self.max_val = low, high
+        self._hold(low, high)
         return x
 
     def _moved(self, held: Tensor, value: Tensor) -> Tensor:

@@ -1,0 +1,5 @@
+"""shim"""
+
+
+def watch_ranks(model):
+    pass

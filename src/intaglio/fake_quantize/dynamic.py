@@ -1,0 +1,50 @@
+"""Fake quantization of values that get their range when they come: each row, sample or group by itself.
+
+May import straight_through, ops and qparams.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from intaglio.fake_quantize.straight_through import keep_gradient
+from intaglio.ops.reference_fake_quantize import fake_quantize, range_parameters
+from intaglio.qparams import UINT8, PerGroup, PerTensor
+
+__all__ = ["round_dynamically", "round_samples"]
+
+
+def round_dynamically(x: Tensor, granularity: object = None) -> Tensor:
+    """`x`, each row of its last axis rounded to uint8 by its own range, or as `granularity` says.
+
+    `PerTensor()`, `PerGroup(size)` and `PerRow()` as dynamic qconfigs have them. Nothing is cut off, so the
+    gradient passes everywhere. A row with NaN or infinity becomes NaN, as it does in the quantized layer.
+
+    >>> round_dynamically(torch.tensor([[0.0, 0.2, 1.0], [0.0, 0.4, 255.0]]))
+    tensor([[0.0000, 0.2000, 1.0000],
+            [0.0000, 0.0000, 255.0000]])
+    """
+    if isinstance(granularity, PerTensor):
+        return _rounded(x, (1, -1))
+    width = granularity.size if isinstance(granularity, PerGroup) else x.shape[-1] if x.dim() else 1
+    if x.numel() and width < x.shape[-1] and x.shape[-1] % width:
+        whole = x.shape[-1] // width * width
+        return torch.cat([_rounded(x[..., :whole], (-1, width)), round_dynamically(x[..., whole:])], -1)
+    return _rounded(x, (-1, width))
+
+
+def round_samples(x: Tensor, dims: int) -> Tensor:
+    """`(N, C, *size)`, or one sample without N, each sample rounded by its own range; `size` has `dims` axes."""
+    return _rounded(x, (1 if x.dim() == dims + 1 else len(x), -1))
+
+
+def _rounded(x: Tensor, shape: tuple[int, int]) -> Tensor:
+    if x.numel() == 0:
+        return x
+    rows = x.detach().float().reshape(shape)
+    low, high = torch.aminmax(rows, dim=1, keepdim=True)
+    limits = UINT8.quant_min, UINT8.quant_max
+    rounded, _ = fake_quantize(rows, *range_parameters(low, high, *limits), *limits)
+    rounded = torch.where(torch.isfinite(high - low), rounded, torch.nan)
+    return keep_gradient(x, rounded.view(x.shape).to(x.dtype))
