@@ -70,7 +70,7 @@ def test_predictions_do_not_depend_on_the_batch() -> None:
 def test_differences_are_taken_seed_by_seed(run: Run) -> None:
     spread = spread_of(run.scores, "PTQ", 4, minus_float=True)
     assert spread is not None
-    assert (spread.mean, spread.low, spread.high) == (-1.25, -2.0, -0.5)
+    assert (spread.mean, spread.deviation) == (-1.25, pytest.approx(1.0607, abs=1e-4))
     assert spread_of(run.scores, "PTQ", 8) is None
 
 
@@ -78,9 +78,10 @@ def test_runs_round_trip_and_the_table_says_it_all(run: Run, tmp_path: Path) -> 
     run.write(tmp_path / "results.json")
     assert Run.read(tmp_path / "results.json") == run
     text = render_markdown(run)
-    assert "float32: 91.50 (91.00 .. 92.00)" in text
-    row = "| 4 bits | 90.25 (90.00 .. 90.50) | 91.50 (91.50 .. 91.50) | -1.25 (-2.00 .. -0.50) "
-    assert row + "| 0.00 (-0.50 .. 0.50) | 91.50 (91.49 .. 91.51) | 3, 5 |" in text
+    assert "float32: 91.50 ± 0.71" in text
+    assert (
+        "| 4 bits | 90.25 ± 0.35 | 91.50 ± 0.00 | -1.25 ± 1.06 | 0.00 ± 0.71 | 91.50 ± 0.01 | 3, 5 |" in text
+    )
 
 
 def test_the_picture_is_the_same_for_the_same_figures(run: Run, tmp_path: Path) -> None:

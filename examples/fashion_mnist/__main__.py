@@ -51,13 +51,13 @@ def main(
     build/fashion_mnist, unless --output names a folder.
     """
     study = Study(
-        seeds=seeds,
+        seeds=tuple(range(seeds)),
         bits=tuple(dict.fromkeys(bits)) or Study().bits,
         float_recipe=replace(FLOAT, epochs=epochs),
         quantized_recipe=replace(QUANTIZED, epochs=qat_epochs),
     )
     if quick:
-        study = Study(1, (8, 4), replace(FLOAT, epochs=2), replace(QUANTIZED, epochs=1), calibration=512)
+        study = Study((0,), (8, 4), replace(FLOAT, epochs=2), replace(QUANTIZED, epochs=1), calibration=512)
     is_complete = study == Study() and not held_out
     folder = output or (HERE / "results" if is_complete else PARTIAL)
     # What an interrupted run has found is kept, but replaces no complete one.

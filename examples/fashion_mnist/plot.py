@@ -27,8 +27,7 @@ def draw_accuracy(run: Run, path: Path) -> None:
         axes.errorbar(
             [place for place, _ in found],
             [100 - spread.mean for _, spread in found],
-            # Errors, so the highest accuracy is the lowest value.
-            yerr=[[s.high - s.mean for _, s in found], [s.mean - s.low for _, s in found]],
+            yerr=[spread.deviation or 0.0 for _, spread in found],
             marker=marker,
             capsize=4,
             label=label,

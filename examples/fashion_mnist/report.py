@@ -10,7 +10,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from statistics import mean
+from statistics import mean, stdev
 from typing import Any
 
 from rich.table import Table
@@ -76,14 +76,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean over the seeds, and the lowest and the highest."""
+    """The mean over the seeds, and the standard deviation between them; none for a single seed."""
 
     mean: float
-    low: float
-    high: float
+    deviation: float | None
 
     def __str__(self) -> str:
-        return f"{self.mean:.2f} ({self.low:.2f} .. {self.high:.2f})"
+        return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
 
 
 def spread_of(scores: Sequence[Score], method: str, bits: int, *, minus_float: bool = False) -> Spread | None:
@@ -95,7 +94,7 @@ def spread_of(scores: Sequence[Score], method: str, bits: int, *, minus_float: b
 
 
 def _spread(values: Sequence[float]) -> Spread | None:
-    return Spread(mean(values), min(values), max(values)) if values else None
+    return Spread(mean(values), stdev(values) if len(values) > 1 else None) if values else None
 
 
 def _rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:
@@ -117,9 +116,8 @@ def _rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:
 def _caption(run: Run) -> str:
     seeds = len({score.seed for score in run.scores})
     before = spread_of(run.scores, "float", 32)
-    return (
-        f"float32: {before}. Percent of {run.about['judged']:,} pictures classed rightly: "
-        f"the mean over {seeds} seed{'s' * (seeds != 1)} (lowest .. highest)."
+    return f"float32: {before}. Percent of {run.about['judged']:,} pictures classed rightly: " + (
+        "one seed." if seeds == 1 else f"mean and standard deviation of {seeds} seeds."
     )
 
 

@@ -35,7 +35,7 @@ class Study:
     training watches the ranges of activations.
     """
 
-    seeds: int = 3
+    seeds: tuple[int, ...] = (0, 1, 2)
     bits: tuple[int, ...] = (8, 4, 3, 2)
     float_recipe: Recipe = FLOAT
     quantized_recipe: Recipe = QUANTIZED
@@ -44,7 +44,7 @@ class Study:
 
 def run_study(study: Study, train: Pictures, judged: Pictures, on_progress: OnProgress) -> Iterator[Score]:
     """Train and judge one network after the other; those of a seed start from its float network."""
-    for seed in range(study.seeds):
+    for seed in study.seeds:
         steps = study.float_recipe.steps(len(train.pixels))
         on_step = _count_steps(f"seed {seed}: float", steps, on_progress)
         model = train_float(*train, study.float_recipe, seed=seed, on_step=on_step)
@@ -71,7 +71,7 @@ def run_study(study: Study, train: Pictures, judged: Pictures, on_progress: OnPr
 
 def _accuracy(logits: Tensor, labels: Tensor) -> float:
     """In percent."""
-    return 100 * (logits.argmax(1) == labels).double().mean().item()
+    return round(100 * (logits.argmax(1) == labels).double().mean().item(), 4)
 
 
 def _count_steps(label: str, steps: int, on_progress: OnProgress) -> OnStep:
