@@ -20,11 +20,11 @@ __all__ = ["Run", "Score", "Spread", "render_markdown", "render_table", "spread_
 COLUMNS = ("weights", "PTQ", "QAT", "PTQ - float", "QAT - float", "QAT in float", "answers that differ")
 
 NOTES = """\
-Activations have 8 bits. Weights of fewer than 8 are stored as int8; they are symmetric, so 4, 3 and 2 bits are
-15, 7 and 3 values. **PTQ** is quantized after training; **QAT** is trained on from the same float network with
-the rounding in the loop. Differences are to the float network of the same seed. **QAT in float** is the model
-that was trained, whose rounding is simulated; the last column says of how many pictures the int8 model made of
-it thinks otherwise, seed by seed.\
+Activations have 8 bits. Weights of fewer than 8 are stored as int8; they are symmetric, so 4, 3 and 2 bits
+are 15, 7 and 3 values. **PTQ** is quantized after training; **QAT** is trained on from the same float network
+with the rounding in the loop. Differences are to the float network of the same seed. **QAT in float** is the
+model that was trained, whose rounding is simulated; the last column says of how many pictures the int8 model
+made of it thinks otherwise, seed by seed.\
 """
 
 
