@@ -71,7 +71,8 @@ struct ApplyMaskArgs {
 
 // The gradients of x, of the scale and of the zero point (`learned_gradients` of the reference), the last two
 // summed. The order of the sums is fixed: in blocks of kSumBlock values, value i of a block is added to lane
-// i % kSumLanes in float32; a block's lanes, and then the blocks, are added in their order in float64.
+// i % kSumLanes in float32; a block's lanes, and then the blocks, are added in their order in float64. That
+// of the zero point sums the gradients of clipped integers, and is multiplied by -scale at the end.
 constexpr int kSumLanes = 16;
 constexpr int64_t kSumBlock = 1024;
 struct LearnedGradientsArgs {

@@ -91,8 +91,8 @@ inline Mask not_at_most(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLE_UQ)
 inline Mask not_at_least(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_NGE_UQ); }
 inline Mask unordered(F a, F b) { return _mm512_cmp_ps_mask(a, b, _CMP_UNORD_Q); }
 inline Mask no_lanes() { return 0; }
-inline Mask both(Mask a, Mask b) { return static_cast<Mask>(a & b); }
-inline Mask either(Mask a, Mask b) { return static_cast<Mask>(a | b); }
+inline Mask both(Mask a, Mask b) { return _kand_mask16(a, b); }
+inline Mask either(Mask a, Mask b) { return _kor_mask16(a, b); }
 inline uint32_t to_bits(Mask m) { return m; }
 inline Mask from_bits(uint32_t bits) { return static_cast<Mask>(bits); }
 inline F keep(Mask m, F v) { return _mm512_maskz_mov_ps(m, v); }

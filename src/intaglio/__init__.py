@@ -16,9 +16,13 @@ from intaglio.backend_config import (
     ObservationType,
 )
 from intaglio.eager import (
+    FreezeSchedule,
+    TrainingWarning,
     add_quant_dequant,
+    check_training,
     convert,
     default_eval_fn,
+    freeze_bn_stats,
     get_default_custom_config_dict,
     prepare,
     prepare_qat,
@@ -26,7 +30,10 @@ from intaglio.eager import (
     quantize,
     quantize_dynamic,
     quantize_qat,
+    reestimate_batch_norm,
     swap_module,
+    synchronize_observers,
+    update_bn_stats,
 )
 from intaglio.errors import (
     ConfigError,
@@ -148,7 +155,11 @@ from intaglio.qconfig import (
     per_tensor_dynamic_qconfig,
     qconfig_equals,
 )
-from intaglio.qconfig_mapping import QConfigMapping, get_default_qconfig_mapping
+from intaglio.qconfig_mapping import (
+    QConfigMapping,
+    get_default_qat_qconfig_mapping,
+    get_default_qconfig_mapping,
+)
 from intaglio.qparams import PerAxis, PerGroup, PerRow, PerTensor, QParams
 from intaglio.qtensor import QTensor
 from intaglio.quant_type import QuantType
@@ -158,6 +169,7 @@ from intaglio.quantize_fx import (
     convert_to_reference_fx,
     fuse_fx,
     prepare_fx,
+    prepare_qat_fx,
 )
 from intaglio.report import Summary, summary
 from intaglio.serialization import FileDescription, load, read_recipe, save
@@ -184,6 +196,7 @@ __all__ = [
     "FixedQParamsFakeQuantize",
     "FixedQParamsObserver",
     "FloatFunctional",
+    "FreezeSchedule",
     "FuseCustomConfig",
     "FusedMovingAvgObsFakeQuantize",
     "FusionWarning",
@@ -221,10 +234,12 @@ __all__ = [
     "ReuseInputObserver",
     "Summary",
     "TrainingError",
+    "TrainingWarning",
     "UniformQuantizationObserverBase",
     "add_quant_dequant",
     "attach_preserved_attrs_to_model",
     "auto_quantize",
+    "check_training",
     "convert",
     "convert_fx",
     "convert_to_reference_fx",
@@ -285,6 +300,7 @@ __all__ = [
     "float16_static_qconfig",
     "float_qparams_weight_only_qconfig",
     "float_qparams_weight_only_qconfig_4bit",
+    "freeze_bn_stats",
     "fuse_conv_bn",
     "fuse_conv_bn_relu",
     "fuse_convtranspose_bn",
@@ -297,6 +313,7 @@ __all__ = [
     "fused_wt_fake_quant_range_neg_127_to_127",
     "get_default_custom_config_dict",
     "get_default_qat_qconfig",
+    "get_default_qat_qconfig_mapping",
     "get_default_qconfig",
     "get_default_qconfig_mapping",
     "get_fuser_method",
@@ -311,15 +328,19 @@ __all__ = [
     "prepare",
     "prepare_fx",
     "prepare_qat",
+    "prepare_qat_fx",
     "propagate_qconfig_",
     "qconfig_equals",
     "quantize",
     "quantize_dynamic",
     "quantize_qat",
     "read_recipe",
+    "reestimate_batch_norm",
     "round_weights",
     "save",
     "summary",
     "swap_module",
+    "synchronize_observers",
+    "update_bn_stats",
     "weight_observer_range_neg_127_to_127",
 ]

@@ -14,10 +14,16 @@ from typing import Any
 from torch import nn
 
 from intaglio.errors import ConfigError
-from intaglio.qconfig import QConfig, QConfigAny, get_default_qconfig
+from intaglio.qconfig import QConfig, QConfigAny, get_default_qat_qconfig, get_default_qconfig
 from intaglio.spelling import check_keys, did_you_mean
 
-__all__ = ["ObjectType", "QConfigMapping", "as_qconfig_mapping", "get_default_qconfig_mapping"]
+__all__ = [
+    "ObjectType",
+    "QConfigMapping",
+    "as_qconfig_mapping",
+    "get_default_qat_qconfig_mapping",
+    "get_default_qconfig_mapping",
+]
 
 ObjectType = Callable[..., Any] | str
 """A module class, a function, or the name of a method."""
@@ -269,6 +275,24 @@ def get_default_qconfig_mapping(backend: str = "x86", version: int = 0) -> QConf
     True
     """
     return QConfigMapping().set_global(get_default_qconfig(backend, version))
+
+
+def get_default_qat_qconfig_mapping(backend: str = "x86", version: int = 1) -> QConfigMapping:
+    """`get_default_qat_qconfig(backend, version)` for everything: for `prepare_qat_fx`.
+
+    Embeddings are trained with 8 bits for each row. Raises `ConfigError` for another backend or version.
+
+    Parameters
+    ----------
+    backend : {'x86', 'fbgemm', 'qnnpack', 'onednn'}
+    version : {0, 1}
+
+    Examples
+    --------
+    >>> get_default_qat_qconfig_mapping().global_qconfig == get_default_qat_qconfig("x86")
+    True
+    """
+    return QConfigMapping().set_global(get_default_qat_qconfig(backend, version))
 
 
 def _path_and_ancestors(path: str) -> Iterator[str]:

@@ -18,6 +18,7 @@ from intaglio.eager.conversion import convert
 from intaglio.eager.observing import is_prepared
 from intaglio.eager.planning import refuse_model
 from intaglio.eager.preparation import RECORD, prepare
+from intaglio.eager.training import prepare_qat
 from intaglio.errors import ConfigError, ConversionError, NothingQuantizedError
 from intaglio.fx.custom_config import (
     ConvertCustomConfig,
@@ -29,11 +30,13 @@ from intaglio.fx.custom_config import (
 )
 from intaglio.graph_passes.copying import calls_of, custom_classes, trace_copy, treat_plainly
 from intaglio.graph_passes.fusing import fuse_graph
-from intaglio.graph_passes.modularize import modularize
+from intaglio.graph_passes.graphs import drop_dead_nodes
+from intaglio.graph_passes.modularize import drop_what_does_nothing, modularize
 from intaglio.graph_passes.preparing import Settings, normalize, prepare_alone, prepare_region, settings_of
 from intaglio.graph_passes.record import GRAPH_RECORD, SCORES, GraphRecord, graph_record
 from intaglio.graph_passes.restoring import restore_functions
 from intaglio.graph_passes.tracing import trace_model
+from intaglio.graph_passes.training_mode import drop_training_steps
 from intaglio.nn.copying import copy_model
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.qconfig_mapping import QConfigMapping, as_qconfig_mapping
@@ -48,6 +51,7 @@ __all__ = [
     "fuse_fx",
     "graph_record",
     "prepare_fx",
+    "prepare_qat_fx",
 ]
 
 
@@ -110,14 +114,79 @@ def prepare_fx(
     >>> convert_fx(prepared)(images).shape
     torch.Size([4, 8, 14, 14])
     """
-    mapping = as_qconfig_mapping(qconfig_mapping)
-    custom = as_prepare_custom_config(prepare_custom_config)
-    backend = as_backend_config(backend_config)
     check_float_model(model, "prepare_fx")
+    settings = _settings(qconfig_mapping, prepare_custom_config, backend_config, between_floats, is_qat=False)
+    return _prepare(model, settings, example_inputs, strict)
+
+
+def prepare_qat_fx(
+    model: nn.Module,
+    qconfig_mapping: QConfigMapping | Mapping[str, Any],
+    example_inputs: Any = None,
+    prepare_custom_config: PrepareCustomConfig | Mapping[str, Any] | None = None,
+    backend_config: BackendConfig | Mapping[str, Any] | None = None,
+    *,
+    strict: bool = False,
+    between_floats: Literal["static", "dynamic"] = "dynamic",
+) -> nn.Module:
+    """Give a model that trains as it will compute when it is quantized: train it, `eval()`, then `convert_fx`.
+
+    As `prepare_fx`, for quantization-aware training: layers keep their batch norms until they are converted,
+    values are rounded where they will be integers, and gradients pass straight through. The graph holds in
+    train mode and in eval mode: `F.dropout(x, p, self.training)` is a step of it, and code that branches on
+    `self.training` stays Python. Its parameters are copies of the model's: make the optimizer afterwards.
+
+    Parameters
+    ----------
+    model : nn.Module
+        A float model, in train mode or in eval mode; it is left as it is, and the result is in its mode.
+    qconfig_mapping : QConfigMapping or dict
+        Which qconfig holds where: `get_default_qat_qconfig_mapping()`.
+    example_inputs, prepare_custom_config, backend_config, strict, between_floats
+        As in `prepare_fx`.
+
+    Raises
+    ------
+    ConfigError, ConversionError, NothingQuantizedError
+        As `prepare_fx`; and where a qconfig only observes, or nothing can be trained.
+
+    Examples
+    --------
+    >>> import torch, intaglio
+    >>> model = nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU()).train()
+    >>> images = torch.randn(4, 3, 16, 16)
+    >>> prepared = prepare_qat_fx(model, intaglio.get_default_qat_qconfig_mapping(), (images,))
+    >>> prepared(images).sum().backward()
+    >>> convert_fx(prepared.eval())(images).shape
+    torch.Size([4, 8, 14, 14])
+    """
+    check_float_model(model, "prepare_qat_fx", is_qat=True)
+    settings = _settings(qconfig_mapping, prepare_custom_config, backend_config, between_floats, is_qat=True)
+    modes = {path: part.training for path, part in model.named_modules(remove_duplicate=False)}
+    prepared = _prepare(model, settings, example_inputs, strict)
+    prepared.train(model.training)
+    for path, part in prepared.named_modules():
+        if modes.get(path, model.training) is not model.training:
+            part.training = modes[path]
+    return prepared
+
+
+def _settings(mapping: Any, custom: Any, backend: Any, between_floats: Any, *, is_qat: bool) -> Settings:
+    return Settings(
+        as_qconfig_mapping(mapping),
+        as_prepare_custom_config(custom),
+        as_backend_config(backend),
+        between_floats,
+        is_qat,
+    )
+
+
+def _prepare(model: nn.Module, all_settings: Settings, example_inputs: Any, strict: bool) -> nn.Module:
+    mapping, custom, is_qat = all_settings.mapping, all_settings.custom, all_settings.is_qat
     paths = {path for path, _ in model.named_modules(remove_duplicate=False)}
     mapping.check_names(paths)
     _check_paths(custom, paths)
-    traced = trace_copy(model, example_inputs, custom)
+    traced = trace_copy(model, example_inputs, custom, is_qat=is_qat)
     if strict and traced.left:
         raise ConversionError(
             "strict: not everything can be traced: "
@@ -125,18 +194,21 @@ def prepare_fx(
         )
     record = GraphRecord([region.path for region in traced.regions], traced.left)
     for region in traced.regions:
-        settings = settings_of(model, region.path, Settings(mapping, custom, backend, between_floats))
+        settings = settings_of(model, region.path, all_settings)
         prepare_region(region.graph_module, region.path, settings, record)
     result = traced.model
     for path in traced.alone:
-        prepare_alone(result.get_submodule(path), path, mapping, record)
+        prepare_alone(result.get_submodule(path), path, mapping, record, is_qat=is_qat)
+    classes = custom_classes(custom.float_to_observed_mapping)
     try:
-        prepared = prepare(
-            result,
-            inplace=True,
-            prepare_custom_config_dict={
-                "float_to_observed_custom_module_class": custom_classes(custom.float_to_observed_mapping)
-            },
+        prepared = (
+            prepare_qat(result, classes, inplace=True)
+            if is_qat
+            else prepare(
+                result,
+                inplace=True,
+                prepare_custom_config_dict={"float_to_observed_custom_module_class": classes},
+            )
         )
     except NothingQuantizedError as error:
         raise NothingQuantizedError(_nothing(record, str(error))) from None
@@ -224,6 +296,9 @@ def _convert(
     _finish(converted, kept)
     for part in converted.modules():
         if isinstance(part, fx.GraphModule):
+            if drop_training_steps(part):
+                drop_what_does_nothing(part, keep_stubs=True)
+                drop_dead_nodes(part)
             part.recompile()
     return converted
 
@@ -285,8 +360,8 @@ def attach_preserved_attrs_to_model(model: nn.Module, preserved_attrs: Mapping[s
 # ---- What may be given ---------------------------------------------------------------------------------
 
 
-def check_float_model(model: Any, name: str) -> None:
-    """Raise `ConversionError` unless `model` is a float model in eval mode that can be prepared."""
+def check_float_model(model: Any, name: str, *, is_qat: bool = False) -> None:
+    """Raise `ConversionError` unless `model` is a float model that can be prepared, in eval mode but to train."""
     if not isinstance(model, nn.Module):
         raise ConversionError(f"{name} takes an nn.Module, not {type(model).__name__}")
     refuse_model(model)
@@ -295,7 +370,7 @@ def check_float_model(model: Any, name: str) -> None:
     if any(isinstance(part, QuantizedModule) for part in model.modules()):
         raise ConversionError("the model is converted already: prepare the float model")
     training = [path for path, part in model.named_modules() if part.training and _minds_training(part)]
-    if training:
+    if training and not is_qat:
         raise ConversionError(f"the model is in train mode ('{training[0]}'): call model.eval() first")
 
 

@@ -72,11 +72,15 @@ class TrainedForm:
     forward: `forward(module, weights, *args, **kwargs)` computes what the float module does, with these
         weights, by name, in place of its own.
     weights: the names of the module's weights that are rounded.
+    rounder: what makes a weight's fake quantizer, where the qconfig's weight alone does not say.
+    by_rows: whether rows are rounded as they are looked up, so that no weight is rounded as a whole.
     rows, unrows: a weight with its output channels first, and back.
     """
 
     forward: Callable[..., Any]
     weights: Callable[[nn.Module], tuple[str, ...]] = lambda module: ("weight",)
+    rounder: Callable[[QConfig], Callable[..., Any]] = lambda qconfig: qconfig.weight
+    by_rows: bool = False
     rows: Callable[[nn.Module, Tensor], Tensor] = _as_it_is
     unrows: Callable[[nn.Module, Tensor], Tensor] = _as_it_is
 

@@ -1,5 +1,6 @@
 """Eager mode: modules are replaced one by one in the user's own module tree. May import nn and below."""
 
+from intaglio.eager.checking import TrainingWarning, check_training
 from intaglio.eager.conversion import (
     convert,
     default_eval_fn,
@@ -9,12 +10,23 @@ from intaglio.eager.conversion import (
 )
 from intaglio.eager.dynamic_quantization import quantize_dynamic
 from intaglio.eager.preparation import add_quant_dequant, prepare, propagate_qconfig_
+from intaglio.eager.ranks import synchronize_observers
+from intaglio.eager.schedule import (
+    FreezeSchedule,
+    freeze_bn_stats,
+    reestimate_batch_norm,
+    update_bn_stats,
+)
 from intaglio.eager.training import prepare_qat, quantize_qat
 
 __all__ = [
+    "FreezeSchedule",
+    "TrainingWarning",
     "add_quant_dequant",
+    "check_training",
     "convert",
     "default_eval_fn",
+    "freeze_bn_stats",
     "get_default_custom_config_dict",
     "prepare",
     "prepare_qat",
@@ -22,5 +34,8 @@ __all__ = [
     "quantize",
     "quantize_dynamic",
     "quantize_qat",
+    "reestimate_batch_norm",
     "swap_module",
+    "synchronize_observers",
+    "update_bn_stats",
 ]

@@ -116,7 +116,8 @@ def convert(
         if observer_of(part) is not None:  # one that only looked
             part._modules.pop(OBSERVER)
             part._modules.pop(INPUT_MEAN, None)
-        if any(is_observing_hook(hook) for hook in part._forward_hooks.values()):
+        hooks = (*part._forward_hooks.values(), *part._forward_pre_hooks.values())
+        if any(is_observing_hook(hook) for hook in hooks):
             give_hooks(part, hooks_of(part))
     object.__setattr__(quantized, RECORD, kept)
     return quantized

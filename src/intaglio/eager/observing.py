@@ -11,6 +11,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from intaglio.eager.checking import ParameterWatch
+from intaglio.eager.ranks import agree_on_ranges
 from intaglio.fake_quantize import ROUNDED_BY, FakeQuantizeBase
 from intaglio.nn.float_functional import FloatFunctional
 from intaglio.nn.fused import FusedModule
@@ -114,8 +116,10 @@ def hang_observer(
 
 
 def is_observing_hook(hook: Any) -> bool:
-    """Whether a forward hook is one that `prepare` registered."""
-    return hook in (observe_output, round_output, round_average)
+    """Whether a forward hook is one that `prepare` or `prepare_qat` registered."""
+    return hook in (observe_output, round_output, round_average, agree_on_ranges) or isinstance(
+        hook, ParameterWatch
+    )
 
 
 def observer_of(module: nn.Module) -> ObserverBase | None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from intaglio.eager.checking import watch_parameters
 from intaglio.eager.conversion import convert
 from intaglio.eager.observing import AVERAGES, attach_observer, hang_observer, round_average
 from intaglio.eager.planning import refuse_model
@@ -86,6 +87,11 @@ def prepare_qat(
     refresh_weights(model)
     for leaf in plan.leaves:
         check_weights(leaf.module, leaf.paths[0])
+    for part in model.modules():
+        if isinstance(part, nn.TransformerEncoder):
+            part.use_nested_tensor = False
+        if isinstance(part, nn.TransformerEncoderLayer):
+            part.activation_relu_or_gelu = 0  # its fused float kernel would pass the layers by
     for leaf in plan.leaves:
         if leaf.observed_class is None:
             _prepare_leaf(leaf)
@@ -104,6 +110,7 @@ def prepare_qat(
             part.register_forward_hook(round_average)
     object.__setattr__(model, RECORD, dict(plan.kept))
     watch_ranks(model)
+    watch_parameters(model)
     return model
 
 

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from intaglio.fake_quantize.straight_through import keep_gradient
-from intaglio.ops.reference_fake_quantize import fake_quantize, range_parameters
-from intaglio.qparams import UINT8, PerGroup, PerTensor
+from intaglio.ops.reference import quantize_rows
+from intaglio.qparams import PerGroup, PerTensor
 
 __all__ = ["round_dynamically", "round_samples"]
 
@@ -43,8 +43,6 @@ def _rounded(x: Tensor, shape: tuple[int, int]) -> Tensor:
     if x.numel() == 0:
         return x
     rows = x.detach().float().reshape(shape)
-    low, high = torch.aminmax(rows, dim=1, keepdim=True)
-    limits = UINT8.quant_min, UINT8.quant_max
-    rounded, _ = fake_quantize(rows, *range_parameters(low, high, *limits), *limits)
-    rounded = torch.where(torch.isfinite(high - low), rounded, torch.nan)
+    q, scale, zero_point = quantize_rows(rows)
+    rounded = (q.to(torch.int32) - zero_point[:, None]).float() * scale[:, None]
     return keep_gradient(x, rounded.view(x.shape).to(x.dtype))

@@ -34,6 +34,7 @@ from intaglio.observer import (
     UniformQuantizationObserverBase,
 )
 from intaglio.observer.min_max import NOT_FINITE
+from intaglio.ops.reference import fma32
 from intaglio.ops.reference_fake_quantize import moved_range, range_parameters, symmetric_scale
 from intaglio.qparams import (
     UINT4,
@@ -226,13 +227,23 @@ class FakeQuantize(FakeQuantizeBase):
         if looks and x.numel() and self._moves() and is_for_kernels(x):
             if self.ch_axis is None:
                 return self._moved_by_kernel(x, clamp, rounds)
-            if self._is_own_range() and self.ch_axis == 0 and x.is_contiguous():
+            if self._is_own_range() and self.ch_axis == 0:
                 return self._own_by_kernel(x, rounds)
         if looks:
             self._observe(x.detach(), clamp)
         if not rounds or not self.has_range:
             return x if clamp == OPEN else torch.clamp(x, *clamp)
         return self._round(x, clamp)
+
+    @property
+    def follows_data(self) -> bool:
+        """Whether training moves the range with the data that comes: each rank has its own."""
+        return self._moves() and not self._is_own_range() and bool(self.observer_enabled)
+
+    def take_range(self) -> None:
+        """Round by what the observer holds now."""
+        if self.has_range:
+            self._take(self.observer.choose())
 
     # ---- When ----------------------------------------------------------------------------------------------
 
@@ -488,4 +499,4 @@ def _rounded_rows(rows: Tensor, dtype: QuantizedType) -> Tensor:
     kind = UINT4 if dtype is UINT4 else UINT8
     scale, offset = choose_row_params(*torch.aminmax(flat, dim=1), kind)
     codes = quantize_row_codes(flat, scale, offset, kind)
-    return (codes.float() * scale[:, None] + offset[:, None]).view(rows.shape)
+    return fma32(codes.float(), scale[:, None], offset[:, None]).view(rows.shape)

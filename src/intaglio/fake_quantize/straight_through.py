@@ -54,7 +54,7 @@ def round_values(x: Tensor, scale: Tensor, zero_point: Tensor, limits: Limits, c
 
 def round_rows(x: Tensor, scale: Tensor, zero_point: Tensor, limits: Limits, axis: int) -> Tensor:
     """As `round_values`, with a scale and a zero point for each index of `axis`."""
-    if axis == 0 and is_for_kernels(x) and x.is_contiguous():
+    if axis == 0 and is_for_kernels(x):
         return _apply(_KernelRows, x, scale, zero_point, limits)
     shape = [1] * x.dim()
     shape[axis] = -1
@@ -98,12 +98,20 @@ def round_learned(
     x: Tensor, scale: Tensor, zero_point: Tensor, limits: Limits, clamp: Clamp, axis: int | None, share: float
 ) -> Tensor:
     """As `round_values` or `round_rows`, with gradients for scale and zero point, each times `share`."""
-    if (axis is None or (axis == 0 and x.is_contiguous())) and is_for_kernels(x):
+    if axis in (None, 0) and is_for_kernels(x):
         return _apply(_KernelLearned, x, scale, zero_point, limits, clamp, axis is not None, share)
     shape = [1] * x.dim()
     if axis is not None:
         shape[axis] = -1
     return _apply(_PlainLearned, x, scale, zero_point, limits, clamp, shape, share)
+
+
+def _rows_in_memory(x: Tensor) -> tuple[Tensor, list[int]]:
+    """A contiguous view of a dense tensor whose rows lie in one piece each, and the way back."""
+    if x.is_contiguous():
+        return x, list(range(x.dim()))
+    last = x.dim() - 1  # channels innermost
+    return x.permute(0, *range(2, last + 1), 1), [0, last, *range(1, last)]
 
 
 def keep_gradient(x: Tensor, rounded: Tensor) -> Tensor:
@@ -149,16 +157,19 @@ class _KernelObserved(_Masked):
 class _KernelRows(_Masked):
     @staticmethod
     def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, limits: Limits) -> Tensor:  # type: ignore[override]
-        y, mask = kernels.fake_quantize_rows(x, scale, zero_point, *limits)
+        rows, back = _rows_in_memory(x)
+        y, mask = kernels.fake_quantize_rows(rows, scale, zero_point, *limits)
         ctx.save_for_backward(mask)
         ctx.strides, ctx.others = x.stride(), 3
-        return y
+        return y.permute(back)
 
 
 class _KernelWeight(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, weight: Tensor, held: tuple[Tensor, ...], most: int) -> tuple[Tensor, int]:  # type: ignore[override]
-        return kernels.fake_quantize_weight(weight, *held, most)
+        rows, back = _rows_in_memory(weight)
+        y, row = kernels.fake_quantize_weight(rows, *held, most)
+        return y.permute(back), row
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, *others: Any) -> tuple[Any, ...]:  # type: ignore[override]
@@ -177,17 +188,23 @@ class _KernelLearned(torch.autograd.Function):
         by_rows: bool,
         share: float,
     ) -> Tensor:
-        ctx.save_for_backward(x, scale, zero_point)
-        ctx.settings, ctx.share = (*limits, *clamp, by_rows), share
-        if by_rows:
-            return kernels.fake_quantize_rows(x, scale, zero_point.round().to(torch.int32), *limits)[0]
+        rows, back = _rows_in_memory(x) if by_rows else (x, None)
+        ctx.save_for_backward(rows, scale, zero_point)
+        ctx.settings, ctx.share, ctx.back = (*limits, *clamp, by_rows), share, back
+        if back is not None:
+            y, _ = kernels.fake_quantize_rows(rows, scale, zero_point.round().to(torch.int32), *limits)
+            return y.permute(back)
         return kernels.fake_quantize_values(x, float(scale), round(float(zero_point)), *limits, *clamp)[0]
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
         x, scale, zero_point = ctx.saved_tensors
+        back = ctx.back
+        if back is not None:
+            grad = grad.permute(sorted(range(x.dim()), key=back.__getitem__))
         found = kernels.learned_gradients(grad, x, scale, zero_point.round().to(torch.int32), *ctx.settings)
-        return (found[0], *_shared(found[1:], ctx.share, ctx.needs_input_grad[1:3]), None, None, None, None)
+        grad_x = found[0] if back is None else found[0].permute(back)
+        return (grad_x, *_shared(found[1:], ctx.share, ctx.needs_input_grad[1:3]), None, None, None, None)
 
 
 # ---- Plain torch -------------------------------------------------------------------------------------------

@@ -41,8 +41,10 @@ def treat_plainly(module: nn.Module, path: str) -> Treatment:
     return "leaf" if _is_leaf(module, path) else "inside"
 
 
-def trace_copy(model: nn.Module, example_inputs: Any, custom: PrepareCustomConfig) -> Traced:
-    """Trace a copy of `model` as the user's configuration wants it."""
+def trace_copy(
+    model: nn.Module, example_inputs: Any, custom: PrepareCustomConfig, *, is_qat: bool = False
+) -> Traced:
+    """Trace a copy of `model`, for training in eval mode, as the user's configuration wants it."""
     observed = tuple(custom_classes(custom.float_to_observed_mapping))
 
     def treat(module: nn.Module, path: str) -> Treatment:
@@ -53,10 +55,12 @@ def trace_copy(model: nn.Module, example_inputs: Any, custom: PrepareCustomConfi
         return "leaf" if type(module) in observed else treat_plainly(module, path)
 
     copied = copy_model(model, {})
+    if is_qat:
+        copied.eval()
     leave_fast_paths(copied)
     for part in copied.modules():
         vars(part).pop("qconfig", None)
-    return trace_model(copied, calls_of(copied, example_inputs), treat)
+    return trace_model(copied, calls_of(copied, example_inputs), treat, is_qat=is_qat)
 
 
 def calls_of(copied: nn.Module, example_inputs: Any) -> list[Call]:

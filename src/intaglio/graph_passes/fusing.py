@@ -12,7 +12,7 @@ from typing import Any
 from torch import fx, nn
 
 from intaglio.errors import ConversionError
-from intaglio.fusion import FusionWarning, fuse_modules
+from intaglio.fusion import FusionWarning, fuse_modules, fuse_modules_qat
 from intaglio.graph_passes.graphs import (
     carry_meta,
     drop_dead_nodes,
@@ -29,14 +29,20 @@ __all__ = ["fuse_graph", "fuse_residuals", "is_functional", "is_summed_in"]
 _SIZES = {getattr, "size", "dim", "numel"}
 
 
-def fuse_graph(gm: fx.GraphModule, fusers: Mapping[Any, Callable[..., nn.Module]] | None = None) -> None:
+def fuse_graph(
+    gm: fx.GraphModule,
+    fusers: Mapping[Any, Callable[..., nn.Module]] | None = None,
+    *,
+    is_qat: bool = False,
+) -> None:
     """Fuse every group that `fuse_modules` can fuse, in place, and take out what that leaves idle."""
     _ask_sizes_at_the_end(gm)
     config = {"additional_fuser_method_mapping": dict(fusers or {})}
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FusionWarning)
-            fuse_modules(gm, None, inplace=True, fuse_custom_config_dict=config)
+            fuse = fuse_modules_qat if is_qat else fuse_modules
+            fuse(gm, None, inplace=True, fuse_custom_config_dict=config)
     except ConversionError:
         return  # nothing to fuse
     for node in list(gm.graph.nodes):

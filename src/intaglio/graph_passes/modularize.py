@@ -32,7 +32,7 @@ from intaglio.graph_passes.normalizing import CHANGES_OTHERS
 from intaglio.graph_passes.tracer import VALUES
 from intaglio.nn import DeQuantStub, FloatFunctional, QuantStub
 
-__all__ = ["KEYS", "modularize"]
+__all__ = ["KEYS", "drop_what_does_nothing", "modularize"]
 
 KEYS = "intaglio_keys"
 """In a node's meta: what a user may call it in a QConfigMapping, the function that stood there first."""
@@ -122,8 +122,8 @@ _SQUARE = {torch.square, "square"}
 _ADDMM = {torch.addmm, "addmm"}
 
 
-def modularize(gm: fx.GraphModule) -> None:
-    """Put a module in the place of every function that has one."""
+def modularize(gm: fx.GraphModule, *, is_qat: bool = False) -> None:
+    """Put a module in the place of every function that has one; for training, dropouts stay."""
     for node in list(gm.graph.nodes):
         if node.op in ("call_function", "call_method"):
             node.meta.setdefault(KEYS, (node.target,))
@@ -132,7 +132,7 @@ def modularize(gm: fx.GraphModule) -> None:
         is_call = node.op in ("call_function", "call_method") and CHANGES_OTHERS not in node.meta
         if is_call and isinstance(value_of(node), Tensor):
             _modularize_node(gm, node)
-    _drop_what_does_nothing(gm)
+    drop_what_does_nothing(gm, keep_dropout=is_qat)
     drop_dead_nodes(gm)
 
 
@@ -315,12 +315,15 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 _DROPOUT_FUNCTIONS = {F.dropout, F.dropout1d, F.dropout2d, F.dropout3d, F.alpha_dropout, torch.dropout}
 
 
-def _drop_what_does_nothing(gm: fx.GraphModule) -> None:
+def drop_what_does_nothing(
+    gm: fx.GraphModule, *, keep_dropout: bool = False, keep_stubs: bool = False
+) -> None:
     """Take out identities, dropouts in eval mode, and conversions to the type that a value has."""
     for node in list(gm.graph.nodes):
         module = module_of(gm, node)
         if module is not None:
-            idle = type(module) in _IDLE or (type(module) in _DROPOUTS and not module.training)
+            is_dropout = type(module) in _DROPOUTS and not module.training and not keep_dropout
+            idle = (type(module) in _IDLE and not keep_stubs) or is_dropout
             idle = idle and not module._forward_hooks and not module._forward_pre_hooks
         elif node.target in _DROPOUT_FUNCTIONS:
             idle = (node.args[2] if len(node.args) > 2 else node.kwargs.get("training", True)) is False

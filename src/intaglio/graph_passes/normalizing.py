@@ -26,12 +26,17 @@ _CHEAP_TO_KEEP = 1 << 24
 
 
 @torch.no_grad()
-def fold_constants(gm: fx.GraphModule) -> None:
-    """Work out what follows from the model's own tensors alone: standardized weights, tables of positions."""
+def fold_constants(gm: fx.GraphModule, *, is_qat: bool = False) -> None:
+    """Work out what follows from the model's own tensors alone: standardized weights, tables of positions.
+
+    For training, what follows from parameters is left to the graph: they change.
+    """
     known: dict[fx.Node, Any] = {}
     for node in list(gm.graph.nodes):
         if node.op == "get_attr":
-            known[node] = operator.attrgetter(str(node.target))(gm)
+            held = operator.attrgetter(str(node.target))(gm)
+            if not (is_qat and isinstance(held, nn.Parameter)):
+                known[node] = held
         elif node.op in ("call_function", "call_method") and _is_foldable(gm, node, known):
             args, kwargs = fx.node.map_aggregate(
                 (node.args, node.kwargs), lambda x: known.get(x, x) if isinstance(x, fx.Node) else x

@@ -20,13 +20,14 @@ from intaglio.eager.static_planning import is_dynamic
 from intaglio.graph_passes.fusing import is_functional, is_summed_in
 from intaglio.graph_passes.graphs import add_module, is_check, module_of, scope_of, value_of
 from intaglio.graph_passes.tracer import VALUES
+from intaglio.graph_passes.training_mode import RoundLike
 from intaglio.graph_passes.trying import try_integers
 from intaglio.nn import DeQuantStub, FloatFunctional, FusedModule, QuantStub, ResidualLayer
 from intaglio.nn.fused import layer_kind
-from intaglio.qconfig import QConfigAny, default_dynamic_qconfig
+from intaglio.qconfig import QConfig, QConfigAny, default_dynamic_qconfig
 from intaglio.rules import OpRule, all_rules, rule_of
 
-__all__ = ["Integers", "choose_integers", "insert_stubs"]
+__all__ = ["Integers", "choose_integers", "insert_stubs", "round_averages"]
 
 QConfigOf = Callable[[fx.Node], QConfigAny]
 _NORMS = (nn.LayerNorm, nn.RMSNorm)
@@ -58,6 +59,7 @@ def choose_integers(
     quantized_inputs: Iterable[int] = (),
     between_floats: Literal["static", "dynamic"] = "dynamic",
     custom: Collection[type[nn.Module]] = (),
+    dynamic: QConfig = default_dynamic_qconfig,
 ) -> Integers:
     """Decide for every node of a graph of modules whether it gives integers.
 
@@ -65,7 +67,7 @@ def choose_integers(
     `custom` are classes of the user's own, which take and give integers; `between_floats` is the form of a
     Linear whose input is worked out in float.
     """
-    chooser = _Chooser(gm, qconfig_of, set(quantized_inputs), between_floats, custom)
+    chooser = _Chooser(gm, qconfig_of, set(quantized_inputs), between_floats, custom, dynamic)
     banned = dict.fromkeys(held, "another value is changed through it in place") | chooser.better_in_float()
     for _ in range(_MOST_ROUNDS):
         plan = chooser.plan(banned)
@@ -84,6 +86,7 @@ class _Chooser:
     quantized_inputs: set[int]
     between_floats: Literal["static", "dynamic"]
     custom: Collection[type[nn.Module]]
+    dynamic: QConfig
 
     def plan(self, banned: dict[fx.Node, str]) -> Integers:
         """The plan, with these nodes in float."""
@@ -116,7 +119,7 @@ class _Chooser:
             self._make_dynamic(node, module, rule, qconfig, plan)
         elif node in banned:
             plan.reasons[node] = banned[node]
-            self._make_dynamic(node, module, rule, default_dynamic_qconfig, plan, asked=False)
+            self._make_dynamic(node, module, rule, self.dynamic, plan, asked=False)
         else:
             self._make_static(node, module, rule, qconfig, plan)
 
@@ -127,7 +130,7 @@ class _Chooser:
         refused = "no static form" if static is None else static.refuse(_part(module), qconfig)
         if refused is not None:
             plan.reasons[node] = refused
-            self._make_dynamic(node, module, rule, default_dynamic_qconfig, plan, asked=False)
+            self._make_dynamic(node, module, rule, self.dynamic, plan, asked=False)
             return
         assert static is not None
         if static.output == "float":
@@ -144,7 +147,7 @@ class _Chooser:
             plan.nodes.add(node)
             return
         plan.reasons[node] = "it stands between float values"
-        self._make_dynamic(node, module, rule, default_dynamic_qconfig, plan, asked=False)
+        self._make_dynamic(node, module, rule, self.dynamic, plan, asked=False)
 
     def _make_dynamic(
         self,
@@ -311,6 +314,33 @@ def _gives_first_only(node: fx.Node) -> bool:
     if not isinstance(value_of(node), tuple):
         return True
     return all(user.target is operator.getitem for user in node.users)
+
+
+# ---- Averages ----------------------------------------------------------------------------------------------
+
+_AVERAGES = frozenset(
+    """
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate mean
+    """.split()
+)
+
+
+def round_averages(gm: fx.GraphModule, plan: Integers) -> None:
+    """For training: round what functions average to the steps of what they average, as a `QTensor`'s is."""
+    for node in list(gm.graph.nodes):
+        name = node.target if node.op == "call_method" else getattr(node.target, "__name__", "")
+        is_average = node.op in ("call_function", "call_method") and str(name) in _AVERAGES
+        if not is_average or node not in plan.nodes or not isinstance(node.args[0], fx.Node):
+            continue
+        source = node.args[0]
+        while source not in plan.qconfigs and source.args and isinstance(source.args[0], fx.Node):
+            source = source.args[0]
+        path = add_module(gm, scope_of(node), "round", RoundLike())
+        with gm.graph.inserting_after(node):
+            made = gm.graph.call_module(path, (node, source))
+        made.meta.update(node.meta)
+        node.replace_all_uses_with(made, delete_user_cb=lambda user, made=made: user is not made)
+        plan.nodes.add(made)
 
 
 # ---- Stubs -------------------------------------------------------------------------------------------------

@@ -20,24 +20,24 @@ from intaglio.graph_passes.fusing import fuse_graph, fuse_residuals
 from intaglio.graph_passes.graphs import drop_dead_nodes, module_of, scope_of
 from intaglio.graph_passes.modularize import KEYS, modularize
 from intaglio.graph_passes.normalizing import fold_constants, functionalize, separate_calls
-from intaglio.graph_passes.placing import Integers, choose_integers, insert_stubs
+from intaglio.graph_passes.placing import Integers, choose_integers, insert_stubs, round_averages
 from intaglio.graph_passes.record import GraphRecord
 from intaglio.graph_passes.restoring import restore_functions
 from intaglio.graph_passes.tracer import join_paths
-from intaglio.nn import FusedModule, ResidualLayer
-from intaglio.qconfig import QConfigAny, default_dynamic_qconfig
+from intaglio.nn import FusedModule, NormedLayer, ResidualLayer
+from intaglio.qconfig import QConfigAny, default_dynamic_qat_qconfig, default_dynamic_qconfig
 from intaglio.qconfig_mapping import QConfigMapping
 from intaglio.rules import all_rules, rule_of
 
 __all__ = ["Settings", "normalize", "prepare_alone", "prepare_region", "settings_of"]
 
 
-def normalize(gm: fx.GraphModule) -> set[fx.Node]:
+def normalize(gm: fx.GraphModule, *, is_qat: bool = False) -> set[fx.Node]:
     """Run the passes that every other takes for granted; gives the nodes that must stay floats."""
     drop_dead_nodes(gm)
     separate_calls(gm)
     held = functionalize(gm)
-    fold_constants(gm)
+    fold_constants(gm, is_qat=is_qat)
     return {node for node in held if node in set(gm.graph.nodes)}
 
 
@@ -49,6 +49,7 @@ class Settings:
     custom: PrepareCustomConfig
     backend: BackendConfig | None
     between_floats: Literal["static", "dynamic"]
+    is_qat: bool = False
     prefix: str = ""
     """The path of the standalone module that the mapping is for: its names are those within it."""
 
@@ -77,9 +78,9 @@ def settings_of(model: nn.Module, path: str, settings: Settings) -> Settings:
 def prepare_region(gm: fx.GraphModule, path: str, settings: Settings, record: GraphRecord) -> None:
     """Make one graph ready for eager `prepare`: fused, with stubs, and a qconfig on all that is quantized."""
     backend = settings.backend
-    held = normalize(gm)
-    modularize(gm)
-    fuse_graph(gm, backend.fuser_methods() if backend else None)
+    held = normalize(gm, is_qat=settings.is_qat)
+    modularize(gm, is_qat=settings.is_qat)
+    fuse_graph(gm, backend.fuser_methods() if backend else None, is_qat=settings.is_qat)
     own = path == settings.prefix
     inputs = settings.custom.input_quantized_indexes if own else []
     outputs = settings.custom.output_quantized_indexes if own else []
@@ -92,6 +93,7 @@ def prepare_region(gm: fx.GraphModule, path: str, settings: Settings, record: Gr
             quantized_inputs=inputs,
             between_floats=settings.between_floats,
             custom=custom_classes(settings.custom.float_to_observed_mapping),
+            dynamic=default_dynamic_qat_qconfig if settings.is_qat else default_dynamic_qconfig,
         )
 
     plan = choose()
@@ -108,12 +110,16 @@ def prepare_region(gm: fx.GraphModule, path: str, settings: Settings, record: Gr
     record.macs += total
     record.int8_macs += integers
     restore_functions(gm, set(plan.qconfigs))
+    if settings.is_qat:
+        round_averages(gm, plan)
     insert_stubs(gm, plan, quantized_outputs=outputs)
     drop_dead_nodes(gm)
     gm.graph.lint()
 
 
-def prepare_alone(layer: nn.Module, path: str, mapping: QConfigMapping, record: GraphRecord) -> None:
+def prepare_alone(
+    layer: nn.Module, path: str, mapping: QConfigMapping, record: GraphRecord, *, is_qat: bool = False
+) -> None:
     """Let a layer that Python code calls quantize what it is given as it comes, if it can."""
     qconfig = mapping.qconfig_for(path=path, object_type=type(layer), scopes=(), index=0)
     rule = rule_of(layer, all_rules())
@@ -122,7 +128,8 @@ def prepare_alone(layer: nn.Module, path: str, mapping: QConfigMapping, record: 
     if qconfig is None:
         record.floats[path] = "its qconfig is None"
         return
-    dynamic = qconfig if is_dynamic(qconfig) else default_dynamic_qconfig
+    otherwise = default_dynamic_qat_qconfig if is_qat else default_dynamic_qconfig
+    dynamic = qconfig if is_dynamic(qconfig) else otherwise
     if dynamic.weight().dtype.name not in rule.weight_dtypes:
         record.floats[path] = "it is called by code that cannot be traced, and has no dynamic form"
         return
@@ -156,8 +163,8 @@ class _QConfigs:
         kinds: tuple[Any, ...] = node.meta.get(KEYS, ()) or (node.target,)
         path = scope
         if module is not None and KEYS not in node.meta:
-            layer = module.layer if isinstance(module, FusedModule | ResidualLayer) else module
-            while isinstance(layer, FusedModule | ResidualLayer):
+            layer = module
+            while isinstance(layer, FusedModule | NormedLayer | ResidualLayer):
                 layer = layer.layer
             kinds = tuple(dict.fromkeys((type(module), type(layer))))
             path = join_paths(self._path, str(node.target))

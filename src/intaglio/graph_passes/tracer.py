@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import operator
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import fields, is_dataclass
 from typing import Any, Literal
 
@@ -29,6 +30,7 @@ from intaglio.graph_passes.traced_values import (
     check_keys,
     is_told,
 )
+from intaglio.graph_passes.training_mode import MODE, TrainingMode, hidden_modes
 
 __all__ = ["SCOPE", "VALUES", "Tracer", "Treat", "Treatment", "join_paths"]
 
@@ -48,9 +50,10 @@ _GIVE_NOTHING = (*CHECKS, torch._assert, operator.setitem)
 class Tracer(fx.Tracer):
     """Traces one module, with its value in each example call beside every node."""
 
-    def __init__(self, path: str, treat: Treat) -> None:
+    def __init__(self, path: str, treat: Treat, *, is_qat: bool = False) -> None:
         super().__init__()
         self.path = path
+        self.is_qat = is_qat
         self.values: dict[fx.Node, tuple[Any, ...]] = {}
         self.left: dict[str, str] = {}
         self.opaque_modules: list[str] = []
@@ -74,6 +77,7 @@ class Tracer(fx.Tracer):
             torch.no_grad(),
             torch.random.fork_rng(devices=[]),
             PatchedCalls(self, module) as self._patched,
+            hidden_modes(module, self._looks_into) if self.is_qat else nullcontext(),
         ):
             graph = self.trace(module)
         graph._tracer_cls = None  # a pickle is read by torch's own
@@ -103,6 +107,10 @@ class Tracer(fx.Tracer):
     def is_size(self, node: fx.Node) -> bool:
         """Whether a value follows from a size that other calls may have otherwise."""
         return node in self._sizes
+
+    def _looks_into(self, module: nn.Module, path: str) -> bool:
+        """Whether the forward of a module in the traced one is traced."""
+        return self._treat(module, join_paths(self.path, path)) == "inside"
 
     # ---- What torch.fx asks --------------------------------------------------------------------------------
 
@@ -153,6 +161,8 @@ class Tracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """A stand-in for each parameter and buffer: methods of tensors do not see those among their sizes."""
+        if attr_val is MODE:
+            return False if self._computing else self._mode()
         if self._computing or not isinstance(attr_val, Tensor):
             return attr_val
         if not self._names:
@@ -162,6 +172,16 @@ class Tracer(fx.Tracer):
         if name is None:
             return attr_val
         return self.create_proxy("get_attr", name, (), {})
+
+    def _mode(self) -> Any:
+        """What stands for a module's `training`: the graph asks for it when it runs."""
+        name = "training_mode"
+        if not isinstance(self.root._modules.get(name), TrainingMode):
+            self.root._modules[name] = TrainingMode()
+        flag = self.create_node("call_module", name, (), {})
+        self.values[flag] = (False,) * len(self._given)
+        self._data.add(flag)  # no decision on it can be taken once and for all
+        return ValueProxy(flag, self)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """A stand-in that knows its values."""

@@ -44,6 +44,7 @@ class Traced:
     regions: list[Region] = field(default_factory=list)
     alone: list[str] = field(default_factory=list)
     left: dict[str, str] = field(default_factory=dict)
+    is_qat: bool = False
 
 
 class Around(nn.Module):
@@ -59,12 +60,13 @@ class Around(nn.Module):
         return self.layer(*args, **kwargs)
 
 
-def trace_model(model: nn.Module, calls: Sequence[Call], treat: Treat) -> Traced:
+def trace_model(model: nn.Module, calls: Sequence[Call], treat: Treat, *, is_qat: bool = False) -> Traced:
     """Turn `model`, which is changed, into graphs that hold for every call like `calls`.
 
-    `treat(module, path)` says what to do with each of its modules.
+    `treat(module, path)` says what to do with each of its modules. For training (`is_qat`) the graphs hold in
+    both modes; `model` is in eval mode all the same.
     """
-    traced = Traced(model)
+    traced = Traced(model, is_qat=is_qat)
     _trace_into(traced, "", model, calls, treat)
     return traced
 
@@ -83,7 +85,7 @@ def _trace_into(
         return
     if treatment == "leaf":
         module = Around(module)
-    tracer = Tracer(path, treat)
+    tracer = Tracer(path, treat, is_qat=traced.is_qat)
     with kept_state(module):
         try:
             graph_module = tracer.graph_module(module, calls)

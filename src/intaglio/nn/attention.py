@@ -7,7 +7,6 @@ multiplies once. May import ops, rules, quantized, linear and errors.
 
 from __future__ import annotations
 
-import math
 from typing import Any, cast
 
 import torch
@@ -15,7 +14,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
 
-from intaglio.errors import ConfigError, InputError
+from intaglio.errors import ConfigError
+from intaglio.nn.attention_layout import AttentionLayout, attend_with_weights
+from intaglio.nn.attention_trained import TRAINED
 from intaglio.nn.linear import LINEAR, DynamicLinear
 from intaglio.nn.quantized import QuantizedModule, StateSpec, quantized_class, register_quantized
 from intaglio.nn.requantized import requantized_form
@@ -31,7 +32,7 @@ LINEAR_KINDS = frozenset({"dynamic_linear", "half_linear"})
 
 
 @register_quantized
-class DynamicMultiheadAttention(QuantizedModule):
+class DynamicMultiheadAttention(QuantizedModule, AttentionLayout):
     """`nn.MultiheadAttention` with quantized projections: the same call, shapes, masks and outputs.
 
     `query` is `(L, N, E)`, `(N, L, E)` with `batch_first`, or `(L, E)`; `key` and `value` likewise with `S`
@@ -41,8 +42,6 @@ class DynamicMultiheadAttention(QuantizedModule):
     """
 
     kind = "dynamic_multihead_attention"
-    bias_k: Tensor | None
-    bias_v: Tensor | None
 
     # What torch's transformer layers look at before they take their fused float path: this says no.
     in_proj_weight = None
@@ -109,16 +108,15 @@ class DynamicMultiheadAttention(QuantizedModule):
         if isinstance(query, Proxy):
             options = (key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal)
             return cast("tuple[Tensor, Tensor | None]", self.as_fx_node(query, key, value, *options))
-        self._check(query, key, value)
-        if is_causal and attn_mask is None:
-            raise InputError(f"{self.where()}: is_causal is a hint about attn_mask: pass the mask as well")
+        self.check_inputs(query, key, value)
+        self.check_causal(is_causal, attn_mask)
         batched, dtype = query.dim() == 3, query.dtype
-        heads = self._split_heads(*self._project(query, key, value), batched)
+        heads = self.split_heads(*self._project(query, key, value), batched)
         # torch's own rule: the causal shortcut only where nothing else masks and no weights are wanted.
         causal = is_causal and key_padding_mask is None and not need_weights
-        mask = None if causal else self._merge_masks(key_padding_mask, attn_mask, heads)
+        mask = None if causal else self.merge_masks(key_padding_mask, attn_mask, heads)
         if need_weights:
-            mixed, weights = _attend_with_weights(*heads, mask)
+            mixed, weights = attend_with_weights(*heads, mask)
             weights = weights.mean(1) if average_attn_weights else weights
             weights = (weights if batched else weights.squeeze(0)).to(dtype)
         else:
@@ -127,34 +125,6 @@ class DynamicMultiheadAttention(QuantizedModule):
         if not batched:
             return output.squeeze(0), weights
         return (output if self.batch_first else output.transpose(0, 1)), weights
-
-    def _check(self, query: Tensor, key: Tensor, value: Tensor) -> None:
-        for name, x, features in (
-            ("query", query, self.embed_dim),
-            ("key", key, self.kdim),
-            ("value", value, self.vdim),
-        ):
-            if isinstance(x, Tensor) and x.is_nested:
-                raise InputError(
-                    f"{self.where()}: {name} is a nested tensor: pass a padded one and a key_padding_mask"
-                )
-            self.check_input(x, features, name)
-        dims = (query.dim(), key.dim(), value.dim())
-        if dims not in ((2, 2, 2), (3, 3, 3)):
-            raise InputError(
-                f"{self.where()}: query, key and value have {dims} dimensions; all must have 3 (batched) or 2"
-            )
-        if key.shape[:-1] != value.shape[:-1]:
-            raise InputError(
-                f"{self.where()}: key {tuple(key.shape)} and value {tuple(value.shape)} must have the same "
-                "batch and length"
-            )
-        batch = 0 if self.batch_first else 1
-        if query.dim() == 3 and query.shape[batch] != key.shape[batch]:
-            raise InputError(
-                f"{self.where()}: query {tuple(query.shape)} and key {tuple(key.shape)} must have the "
-                "same batch"
-            )
 
     def _project(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The three projections in float32, in the layout of the inputs; one tensor is quantized once."""
@@ -175,56 +145,6 @@ class DynamicMultiheadAttention(QuantizedModule):
             k, v = in_proj.columns(key, width, 3 * width).chunk(2, -1)
             return q, k, v
         return q, in_proj.columns(key, width, 2 * width), in_proj.columns(value, 2 * width, 3 * width)
-
-    def _split_heads(self, q: Tensor, k: Tensor, v: Tensor, batched: bool) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries `(N, H, L, D)`, keys and values `(N, H, S, D)`, with bias_k, bias_v and the zero key."""
-        if not batched:
-            q, k, v = q.unsqueeze(0), k.unsqueeze(0), v.unsqueeze(0)
-        elif not self.batch_first:
-            q, k, v = q.transpose(0, 1), k.transpose(0, 1), v.transpose(0, 1)
-        if self.bias_k is not None and self.bias_v is not None:
-            k = torch.cat([k, self.bias_k.to(k.dtype).expand(k.shape[0], 1, -1)], 1)
-            v = torch.cat([v, self.bias_v.to(v.dtype).expand(v.shape[0], 1, -1)], 1)
-        if self.add_zero_attn:
-            k, v = F.pad(k, (0, 0, 0, 1)), F.pad(v, (0, 0, 0, 1))
-        q, k, v = (x.reshape(*x.shape[:-1], self.num_heads, self.head_dim).transpose(1, 2) for x in (q, k, v))
-        return q, k, v
-
-    def _merge_masks(
-        self, padding: Tensor | None, attention: Tensor | None, heads: tuple[Tensor, Tensor, Tensor]
-    ) -> Tensor | None:
-        """One additive mask that broadcasts to `(N, H, L, S)`, or None."""
-        q, k, _ = heads
-        batch, length, positions = q.shape[0], q.shape[2], k.shape[2]
-        added = self.has_bias_kv + self.add_zero_attn
-        given = positions - added
-        merged = None
-        if attention is not None:
-            allowed = ((length, given), (batch * self.num_heads, length, given))
-            if tuple(attention.shape) not in allowed:
-                raise InputError(
-                    f"{self.where()}: attn_mask has shape {tuple(attention.shape)}, but must be "
-                    f"{allowed[0]} or {allowed[1]}"
-                )
-            merged = self._additive(attention, "attn_mask")
-            merged = merged if merged.dim() == 2 else merged.view(batch, self.num_heads, length, given)
-        if padding is not None:
-            expected = (batch, given)
-            if tuple(padding.shape) not in (expected, expected[1:]) or (padding.dim() == 1 and batch != 1):
-                raise InputError(
-                    f"{self.where()}: key_padding_mask has shape {tuple(padding.shape)}, "
-                    f"but must be {expected}"
-                )
-            rows = self._additive(padding, "key_padding_mask").view(batch, 1, 1, given)
-            merged = rows if merged is None else merged + rows
-        return merged if merged is None or not added else F.pad(merged, (0, added))
-
-    def _additive(self, mask: Tensor, name: str) -> Tensor:
-        if mask.dtype == torch.bool:
-            return torch.zeros(mask.shape, device=mask.device).masked_fill_(mask, -math.inf)
-        if not mask.is_floating_point():
-            raise InputError(f"{self.where()}: {name} has dtype {mask.dtype}, but must be bool or float")
-        return mask.float()
 
     def _projections(self) -> dict[str, QuantizedModule]:
         return {name: cast(QuantizedModule, part) for name, part in self.named_children()}
@@ -299,14 +219,6 @@ class DynamicMultiheadAttention(QuantizedModule):
         return f"embed_dim={self.embed_dim}, num_heads={self.num_heads}, batch_first={self.batch_first}"
 
 
-def _attend_with_weights(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> tuple[Tensor, Tensor]:
-    # One layout whatever the projections were cut from: the order of a float product's sums depends on it.
-    q, k, v = q.contiguous(), k.contiguous(), v.contiguous()
-    scores = (q * math.sqrt(1.0 / q.shape[-1])) @ k.transpose(-2, -1)
-    weights = torch.softmax(scores if mask is None else scores + mask, -1)
-    return weights @ v, weights
-
-
 def _float_projections(module: nn.MultiheadAttention, qconfig: QConfig) -> dict[str, nn.Linear]:
     """The projections as Linears that share the attention's parameters.
 
@@ -357,6 +269,7 @@ ATTENTION = register_rule(
             lambda module, qconfig: None,
             (_example, _example_of_two_sequences, _example_of_memory),
         ),
+        trained=TRAINED,
         lower_dynamic=DynamicMultiheadAttention.from_float,
         weight_dtypes=LINEAR.weight_dtypes,
         default_for=LINEAR.default_for,

@@ -11,11 +11,14 @@ from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.fx import Proxy
 
 from intaglio.errors import ConfigError, InputError
+from intaglio.fake_quantize import FakeQuantize, default_embedding_fake_quant
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
+from intaglio.nn.trained import TrainedLayer
 from intaglio.nn.weights import check_finite
 from intaglio.observer import UniformQuantizationObserverBase
 from intaglio.ops.embedding import (
@@ -28,7 +31,7 @@ from intaglio.ops.embedding import (
 from intaglio.ops.library import is_eager
 from intaglio.qconfig import QConfig
 from intaglio.qparams import UINT4, UINT8, QuantizedType, choose_row_params, quantize_row_codes
-from intaglio.rules import Example, OpRule, StaticForm, register_rule
+from intaglio.rules import Example, OpRule, StaticForm, TrainedForm, register_rule
 
 __all__ = ["QuantizedEmbedding", "QuantizedEmbeddingBag", "check_indices", "quantize_table"]
 
@@ -353,11 +356,53 @@ def _static_form(lower_dynamic: Callable[[nn.Module, QConfig, str], nn.Module]) 
     )
 
 
+def _table_rounder(qconfig: QConfig) -> Callable[..., Any]:
+    """What rounds rows in training: the qconfig's weight if it is for rows, or 8 bits a row."""
+    rounder = qconfig.weight()
+    is_for_rows = isinstance(rounder, FakeQuantize) and rounder.rounds_rows
+    return qconfig.weight if is_for_rows else default_embedding_fake_quant
+
+
+def _used_rows(module: nn.Module, input: Tensor) -> tuple[Tensor, Tensor, int | None]:
+    """The rows that are looked up, rounded; each index's place among them, and that of the padding."""
+    assert isinstance(module, TrainedLayer)
+    used, places = torch.unique(input, return_inverse=True)
+    padding_idx: Any = module.padding_idx
+    sparse: Any = module.sparse
+    rows = F.embedding(used, module.weight_named("weight"), padding_idx, sparse=sparse)
+    found = (used == padding_idx).nonzero() if padding_idx is not None else used.new_empty(0)
+    return module.fake_quantizer("weight")(rows), places, int(found[0]) if len(found) else None
+
+
+def _train(module: nn.Module, weights: dict[str, Tensor], input: Tensor) -> Tensor:
+    rows, places, _ = _used_rows(module, input)
+    return F.embedding(places, rows)
+
+
+def _train_bag(
+    module: nn.Module,
+    weights: dict[str, Tensor],
+    input: Tensor,
+    offsets: Tensor | None = None,
+    per_sample_weights: Tensor | None = None,
+) -> Tensor:
+    assert isinstance(module, nn.EmbeddingBag)
+    rows, places, padding_idx = _used_rows(module, input)
+    return F.embedding_bag(
+        *(places, rows, offsets),
+        mode=module.mode,
+        per_sample_weights=per_sample_weights,
+        include_last_offset=module.include_last_offset,
+        padding_idx=padding_idx,
+    )
+
+
 EMBEDDING = register_rule(
     OpRule(
         name="Embedding",
         float_types=(nn.Embedding,),
         static=_static_form(QuantizedEmbedding.from_float),
+        trained=TrainedForm(_train, rounder=_table_rounder, by_rows=True),
         lower_dynamic=QuantizedEmbedding.from_float,
         weight_dtypes=frozenset({"uint8", "uint4", "int8"}),
         default_for=frozenset({"uint8", "uint4"}),
@@ -370,6 +415,7 @@ EMBEDDING_BAG = register_rule(
         name="EmbeddingBag",
         float_types=(nn.EmbeddingBag,),
         static=_static_form(QuantizedEmbeddingBag.from_float),
+        trained=TrainedForm(_train_bag, rounder=_table_rounder, by_rows=True),
         lower_dynamic=QuantizedEmbeddingBag.from_float,
         weight_dtypes=frozenset({"uint8", "uint4", "int8"}),
         default_for=frozenset({"uint8", "uint4"}),

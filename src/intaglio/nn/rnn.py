@@ -16,9 +16,11 @@ from torch.fx import Proxy
 from torch.nn.utils.rnn import PackedSequence
 
 from intaglio.errors import ConfigError, InputError
-from intaglio.nn.linear_half import LARGEST_HALF, round_to_half
+from intaglio.nn.linear_half import round_to_half
 from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
 from intaglio.nn.requantized import requantized_form
+from intaglio.nn.rnn_trained import LAYERS
+from intaglio.nn.rnn_weights import choose_weights
 from intaglio.nn.weights import quantize_weight
 from intaglio.ops.library import is_eager
 from intaglio.ops.packing import MAX_K
@@ -31,11 +33,6 @@ __all__ = ["DynamicGRU", "DynamicLSTM", "DynamicRNN", "RecurrentLayers", "quanti
 
 States = tuple[Tensor, ...]
 _Layers = TypeVar("_Layers", bound="RecurrentLayers")
-
-NARROW_INPUT = 128
-"""Widest input that is taken for raw features: mel bands, cepstra, sensors; word embeddings are wider."""
-
-READS_INPUT = {"weight_ih", "weight_ih_l0", "weight_ih_l0_reverse"}
 
 
 def quantize_cell(
@@ -53,21 +50,6 @@ def quantize_cell(
         for name in ("bias_ih", "bias_hh"):
             plain[name] = getattr(module, name + suffix).detach().to(torch.float32)
     return plain
-
-
-def choose_weights(weight_dtype: str, module: nn.Module) -> str:
-    """`mixed` in place of int8 for a layer or cell that reads a narrow input.
-
-    What a network reads, unlike the states that its layers pass on, need not be of one scale: the bands of
-    a power spectrum span seven orders of magnitude, and 8 bits for a row of it, or of its weight, lose all
-    but the loudest. (The demo's voice encoder, all in int8: SQNR 4.6 dB and 94 % of utterances recognized;
-    mixed: 26.8 dB and the 98 % of float32.) Raw features are narrow, so 16 bits for them cost little.
-    """
-    width, hidden = int(module.input_size), int(module.hidden_size)  # type: ignore[arg-type]
-    is_narrow = width <= NARROW_INPUT and 2 * width <= hidden
-    weights = [weight for name, weight in module.named_parameters() if name in READS_INPUT]
-    fits = all(bool((weight.detach().abs() <= LARGEST_HALF).all()) for weight in weights)
-    return "mixed" if weight_dtype == "int8" and is_narrow and fits else weight_dtype
 
 
 def float_cell_bytes(shape: CellShape, has_bias: bool) -> int:
@@ -390,6 +372,7 @@ def _rule(name: str, kind: type[nn.RNNBase], form: type[RecurrentLayers], *examp
             name=name,
             float_types=(kind,),
             static=requantized_form(lower, refuse_cells, examples),
+            trained=LAYERS,
             lower_dynamic=lower,
             weight_dtypes=frozenset({"int8", "float16"}),
             default_for=frozenset({"int8", "float16"}),

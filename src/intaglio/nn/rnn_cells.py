@@ -17,13 +17,14 @@ from intaglio.nn.quantized import QuantizedModule, StateSpec, register_quantized
 from intaglio.nn.requantized import requantized_form
 from intaglio.nn.rnn import (
     States,
-    choose_weights,
     describe_weights,
     float_cell_bytes,
     may_call_directly,
     quantize_cell,
     refuse_cells,
 )
+from intaglio.nn.rnn_trained import CELL
+from intaglio.nn.rnn_weights import choose_weights
 from intaglio.ops.recurrent import CellShape, pack_cell, run_cell, unpack_cell
 from intaglio.qconfig import QConfig
 from intaglio.rules import Example, OpRule, register_rule
@@ -208,6 +209,7 @@ def _rule(name: str, kind: type[nn.RNNCellBase], form: type[RecurrentCell], exam
             name=name,
             float_types=(kind,),
             static=requantized_form(lower, refuse_cells, (example,)),
+            trained=CELL,
             lower_dynamic=lower,
             weight_dtypes=frozenset({"int8", "float16"}),
             default_for=frozenset({"int8", "float16"}),

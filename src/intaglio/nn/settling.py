@@ -120,9 +120,8 @@ def _with_norm(layer: TrainedLayer, batch_norm: nn.Module, settled: list[Settled
 
 def _without_norm(layer: TrainedLayer, settled: list[Settled]) -> nn.Module:
     names = layer.form.weights(layer)
-    is_table = any(getattr(layer.fake_quantizer(name), "rounds_rows", False) for name in names)
     weights = {}
-    for name in () if is_table else names:
+    for name in () if layer.form.by_rows else names:
         rounder = layer.fake_quantizer(name)
         rows = rounder(layer.form.rows(layer, layer.weight_named(name).detach()))
         settled.append((rows, rounder.choose()))

@@ -49,6 +49,8 @@ class TrainedLayer(nn.Module):
     def rounded_weights(self) -> dict[str, Tensor]:
         """The weights as they are rounded now, by name."""
         form = self.form
+        if form.by_rows:
+            return {}
         return {
             name: form.unrows(self, self.fake_quantizer(name)(form.rows(self, self.weight_named(name))))
             for name in form.weights(self)
@@ -76,7 +78,11 @@ class TrainedLayer(nn.Module):
     def shares_a_scale(self) -> bool:
         """Whether all output channels of the weight have one scale."""
         names = self.form.weights(self)
-        return len(names) == 1 and getattr(self.fake_quantizer(names[0]), "ch_axis", None) is None
+        return (
+            not self.form.by_rows
+            and len(names) == 1
+            and getattr(self.fake_quantizer(names[0]), "ch_axis", None) is None
+        )
 
     def __reduce_ex__(self, protocol: Any) -> Any:
         """Copies and pickles name the float class: the class made of it is made anew."""
@@ -92,7 +98,7 @@ def train_layer(layer: nn.Module, form: TrainedForm, qconfig: QConfig, path: str
     """Make `layer` a `TrainedLayer`, in place; `ConfigError` for a qconfig that rounds no weights."""
     made = {}
     for name in form.weights(layer):
-        rounder = qconfig.weight()
+        rounder = form.rounder(qconfig)()
         if not isinstance(rounder, FakeQuantizeBase):
             raise ConfigError(
                 f"'{path}': its qconfig's weight is a {type(rounder).__name__}, which only observes: training "
@@ -107,7 +113,7 @@ def train_layer(layer: nn.Module, form: TrainedForm, qconfig: QConfig, path: str
         weight = layer.weight_named(name)
         rounder.train(layer.training)
         layer.add_module(fake_quantizer_name(name), rounder.to(weight.device))
-        if weight.numel():
+        if weight.numel() and not form.by_rows:
             with torch.no_grad():
                 rounder(form.rows(layer, weight.detach()))  # its range, and learned scales, start here
         if isinstance(rounder, LearnedFakeQuantize):

@@ -13,6 +13,11 @@ from torch import Tensor, nn
 
 __all__ = ["InputMean"]
 
+COARSE, FINE = 2.0**-8, 2.0**-52
+"""Units of the two integers that hold a sum: integers add up to the same in any order and on any ranks."""
+MOST = 2.0**40
+"""Sums of a batch beyond this are left out."""
+
 
 class InputMean(nn.Module):
     """Sums up the values of each index of `axis`, counted from the last, over all data that comes.
@@ -23,34 +28,37 @@ class InputMean(nn.Module):
     tensor([2., 4.], dtype=torch.float64)
     """
 
-    total: Tensor
+    sums: Tensor
     count: Tensor
     sizes: Tensor
 
     def __init__(self, channels: int, axis: int) -> None:
         super().__init__()
         self.axis = axis
-        self.register_buffer("total", torch.zeros(channels, dtype=torch.float64))
+        self.register_buffer("sums", torch.zeros(2, channels, dtype=torch.int64))
         self.register_buffer("count", torch.zeros((), dtype=torch.int64))
         self.register_buffer("sizes", torch.zeros(-axis - 1, dtype=torch.float64))
 
     def forward(self, x: Tensor) -> Tensor:
         """Add `x`, with `channels` along the axis, and give it back; leave out what holds NaN or infinity."""
-        if x.dim() < -self.axis or x.shape[self.axis] != len(self.total) or x.numel() == 0:
+        if x.dim() < -self.axis or x.shape[self.axis] != self.sums.shape[1] or x.numel() == 0:
             return x
         others = [axis for axis in range(x.dim()) if axis != x.dim() + self.axis]
         values = x.detach()
         sums = values.sum(others, dtype=torch.float32) if others else values.float()
-        if bool(torch.isfinite(sums).all()):
-            self.total += sums.double()
-            seen = values.numel() // len(self.total)
+        if bool((sums.abs() < MOST).all()):  # and so none is NaN
+            whole = (sums.double() / COARSE).round()
+            self.sums[0] += whole.long()
+            self.sums[1] += ((sums.double() - whole * COARSE) / FINE).round().long()
+            seen = values.numel() // self.sums.shape[1]
             self.count += seen
             self.sizes += seen * self.sizes.new_tensor(x.shape[x.dim() + self.axis + 1 :])
         return x
 
     def mean(self) -> Tensor | None:
         """`(channels,) float64`, or None if nothing was seen."""
-        return self.total / self.count if int(self.count) > 0 else None
+        total = self.sums[0].double() * COARSE + self.sums[1].double() * FINE
+        return total / self.count if int(self.count) > 0 else None
 
     def size(self) -> tuple[int, ...]:
         """The sizes of the axes after the channels; where they differed, the average over all values."""

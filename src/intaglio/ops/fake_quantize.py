@@ -137,17 +137,24 @@ def fake_quantize_observed(
     parameters as they are. `InputError` for what is not dense, on the CPU, or of these dtypes.
     """
     op = "fake_quantize_observed"
-    for name, value, dtype in (
-        ("min_val", min_val, _float32),
-        ("max_val", max_val, _float32),
-        ("scale", scale, _float32),
-        ("zero_point", zero_point, _int32),
+    if not (
+        min_val.dtype is max_val.dtype is scale.dtype is _float32
+        and zero_point.dtype is _int32
+        and min_val.numel() == max_val.numel() == scale.numel() == zero_point.numel() == 1
+        and min_val.is_cpu
+        and max_val.is_cpu
+        and scale.is_cpu
+        and zero_point.is_cpu
     ):
-        if value.dtype is not dtype or value.numel() != 1 or not value.is_cpu:
-            _check_parameter(op, name, value, dtype, 1)
-    y = _like(op, x)
+        for name, value in (("min_val", min_val), ("max_val", max_val), ("scale", scale)):
+            _check_parameter(op, name, value, _float32, 1)
+        _check_parameter(op, "zero_point", zero_point, _int32, 1)
     count = x.numel()
-    mask = _empty_mask(count) if quantizes else None
+    y = mask = None
+    if quantizes:
+        y, mask = _like(op, x), _empty_mask(count)
+    elif not x.is_contiguous() or x.dtype is not _float32 or not x.is_cpu:
+        _like(op, x)
     is_finite = _core.fake_quantize_observed(
         x.data_ptr(),
         count,
@@ -162,11 +169,11 @@ def fake_quantize_observed(
         eps,
         low,
         high,
-        0 if mask is None else y.data_ptr(),
+        0 if y is None else y.data_ptr(),
         0 if mask is None else mask.data_ptr(),
         _threads(),
     )
-    return None if mask is None else y, mask, is_finite
+    return y, mask, is_finite
 
 
 # ---- Weights -------------------------------------------------------------------------------------------
@@ -184,7 +191,7 @@ def fake_quantize_weight(
 
     >>> one = torch.empty(1)
     >>> fake_quantize_weight(torch.tensor([[1.0, -0.3, 0.25]]), one, one.clone(), one.clone(), 2)
-    (tensor([[1.0000, -0.5000, 0.0000]]), -1)
+    (tensor([[ 1.0000, -0.5000,  0.0000]]), -1)
     """
     op = "fake_quantize_weight"
     rows, cols = _sizes(op, w)
