@@ -77,10 +77,15 @@ class Run:
 
 @dataclass(frozen=True)
 class Spread:
-    """The mean over the seeds, and the standard deviation between them; none for a single seed."""
+    """The mean over the seeds, the standard deviation between them, the lowest and the highest.
+
+    A single seed has no deviation.
+    """
 
     mean: float
     deviation: float | None
+    low: float
+    high: float
 
     def __str__(self) -> str:
         return f"{self.mean:.2f}" + ("" if self.deviation is None else f" ± {self.deviation:.2f}")
@@ -95,7 +100,9 @@ def spread_of(scores: Sequence[Score], method: str, bits: int, *, minus_float: b
 
 
 def _spread(values: Sequence[float]) -> Spread | None:
-    return Spread(mean(values), stdev(values) if len(values) > 1 else None) if values else None
+    if not values:
+        return None
+    return Spread(mean(values), stdev(values) if len(values) > 1 else None, min(values), max(values))
 
 
 def _rows(scores: Sequence[Score]) -> list[tuple[str, ...]]:
