@@ -25,7 +25,7 @@ from intaglio.demo.photos import read_photos
 from intaglio.demo.scoring import sqnr_db
 
 BATCH = 8
-LEARNING_RATE = 5e-5
+LEARNING_RATE = 1e-5
 FORMS = ("quantized after training", "distilled")
 
 Draw = Callable[[], Tensor]
@@ -118,7 +118,7 @@ def _integers(bits: int) -> dict[str, int]:
 
 @click.command()
 @click.option("--steps", type=click.IntRange(1), default=100, show_default=True, help="Of training, a half.")
-@click.option("--bits", type=click.IntRange(2, 8), multiple=True, default=(8, 4), help="Of the weights.")
+@click.option("--bits", type=click.IntRange(2, 8), multiple=True, default=(8,), help="Of the weights.")
 def main(steps: int, bits: tuple[int, ...]) -> None:
     """Signal to noise of the logits and answers on photos that were not learned from, before and after."""
     with report_errors(as_json=False), show_progress() as on_progress:
