@@ -23,11 +23,13 @@ from benchmarks.coverage import CANDIDATES, list_subjects, model_from_dict
 from benchmarks.environment import describe_environment
 from benchmarks.report import render_markdown
 from benchmarks.results import Run, case_from_dict
+from benchmarks.training import list_rows, row_from_dict
 from benchmarks.worker import run_worker
 from benchmarks.workloads import GROUPS, list_shapes
 
-COVERAGE = "coverage"
-"""The group whose rows are whole models; it is timed on one thread."""
+COVERAGE, TRAINING = "coverage", "training"
+WHOLE_MODELS = (COVERAGE, TRAINING)
+"""The groups whose rows are whole models; they are timed on one thread."""
 HERE = Path(__file__).parent
 PARTIAL = HERE.parent / "build" / "benchmarks"
 THREADS = tuple(count for count in (1, 2) if count <= len(os.sched_getaffinity(0)))
@@ -35,7 +37,10 @@ THREADS = tuple(count for count in (1, 2) if count <= len(os.sched_getaffinity(0
 
 @click.command()
 @click.option(
-    "--only", type=click.Choice((*GROUPS, COVERAGE)), multiple=True, help="Only this group; may be repeated."
+    "--only",
+    type=click.Choice((*GROUPS, *WHOLE_MODELS)),
+    multiple=True,
+    help="Only this group; may be repeated.",
 )
 @click.option("--threads", type=click.IntRange(1), multiple=True, help="Only this many; may be repeated.")
 @click.option("--quick", is_flag=True, help="Fewer shapes and rounds: to see that it works, not to quote.")
@@ -54,9 +59,9 @@ def main(
         return
     complete = not (only or threads or quick)
     folder = output or (HERE if complete else PARTIAL)
-    plan = [(group, count) for group in only or GROUPS for count in threads or THREADS if group != COVERAGE]
-    if COVERAGE in (only or (COVERAGE,)):
-        plan.append((COVERAGE, 1))
+    plan = [(group, count) for group in only or GROUPS for count in threads or THREADS]
+    plan = [(group, count) for group, count in plan if group not in WHOLE_MODELS]
+    plan += [(group, 1) for group in WHOLE_MODELS if group in (only or WHOLE_MODELS)]
     console = Console(stderr=True)
     run = Run(describe_environment(), describe_contestants())
     for kind in CANDIDATES:
@@ -71,6 +76,9 @@ def main(
                 if "result" in message:
                     run.results.append(case_from_dict(message["result"]))
                     progress.advance(bar)
+                elif "row" in message:
+                    run.training.append(row_from_dict(message["row"]))
+                    progress.advance(bar)
                 elif "model" in message:
                     run.coverage.append(model_from_dict(message["model"]))
                     progress.advance(bar)
@@ -83,6 +91,8 @@ def main(
 
 
 def _count_rows(group: str, *, quick: bool) -> int:
+    if group == TRAINING:
+        return len(list_rows(quick=quick))
     return len(list_subjects(quick=quick) if group == COVERAGE else list_shapes(group, quick=quick))
 
 

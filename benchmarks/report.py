@@ -9,6 +9,7 @@ from benchmarks.coverage.table import render_coverage
 from benchmarks.goals import GOALS
 from benchmarks.results import OUR_DIRECT_FORM, OUR_KERNEL, OURS, CaseResult, Entry, Run
 from benchmarks.timing import QUIET, Spread
+from benchmarks.training.table import render_training
 
 __all__ = ["render_markdown"]
 
@@ -47,6 +48,8 @@ def render_markdown(run: Run) -> str:
         parts += ["## One convolution", *_render_convolutions(convolutions)]
     if run.coverage:
         parts += ["## Coverage", *render_coverage(run.coverage)]
+    if run.training:
+        parts += ["## Training", *render_training(run.training)]
     parts += ["## Contestants", _render_configurations(run.configurations)]
     return "\n\n".join(parts) + "\n"
 

@@ -1,5 +1,5 @@
 """What is kept of a run: plain records, to and from JSON. Imports `timing` and the
-records of `coverage`.
+records of `coverage` and `training`.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Any
 
 from benchmarks.coverage.records import ModelCoverage, model_from_dict
 from benchmarks.timing import Spread
+from benchmarks.training.records import TrainingRow, row_from_dict
 
 __all__ = ["OURS", "OUR_DIRECT_FORM", "OUR_KERNEL", "CaseResult", "Entry", "Run", "case_from_dict"]
 
@@ -79,6 +80,7 @@ class Run:
     configurations: dict[str, str]
     results: list[CaseResult] = field(default_factory=list)
     coverage: list[ModelCoverage] = field(default_factory=list)
+    training: list[TrainingRow] = field(default_factory=list)
 
     def write(self, path: Path) -> None:
         """Write as JSON, at once or not at all."""
@@ -93,6 +95,7 @@ class Run:
         stored = json.loads(path.read_text(encoding="utf-8"))
         stored["results"] = [case_from_dict(case) for case in stored["results"]]
         stored["coverage"] = [model_from_dict(model) for model in stored.get("coverage", [])]
+        stored["training"] = [row_from_dict(row) for row in stored.get("training", [])]
         return cls(**stored)
 
 

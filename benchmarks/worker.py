@@ -23,6 +23,7 @@ from benchmarks.coverage import measure_models
 from benchmarks.limits import Limits
 from benchmarks.results import CaseResult, Entry
 from benchmarks.timing import Pace, Spread, time_in_turn
+from benchmarks.training import measure_rows
 from benchmarks.workloads import Case, Network, make_networks
 
 __all__ = ["run_worker"]
@@ -46,8 +47,8 @@ def run_worker(group: str, threads: int, *, quick: bool) -> None:
     torch.set_num_threads(threads)
     torch.set_grad_enabled(False)
     warnings.simplefilter("ignore")
-    if group == "coverage":
-        _measure_coverage(quick=quick)
+    if group in WHOLE_MODELS:
+        WHOLE_MODELS[group](quick=quick)
         return
     pace = QUICK_PACE if quick else PACES[group]
     limits = Limits(threads)
@@ -66,6 +67,16 @@ def _measure_coverage(*, quick: bool) -> None:
     with _open_channel() as say:
         for model in measure_models(quick=quick, doing=lambda what: say(doing=what)):
             say(model=asdict(model))
+
+
+def _measure_training(*, quick: bool) -> None:
+    with _open_channel() as say, torch.enable_grad():
+        for row in measure_rows(quick=quick, doing=lambda what: say(doing=what)):
+            say(row=asdict(row))
+
+
+WHOLE_MODELS = {"coverage": _measure_coverage, "training": _measure_training}
+"""Groups whose rows are not cases with a limit."""
 
 
 @contextmanager

@@ -352,9 +352,8 @@ def attach_preserved_attrs_to_model(model: nn.Module, preserved_attrs: Mapping[s
     for name, value in preserved_attrs.items():
         setattr(model, name, value)
     if isinstance(model, fx.GraphModule):
-        model.meta["_user_preserved_attributes"] = dict(
-            preserved_attrs
-        )  # which GraphModule's own copying knows
+        # Which GraphModule's own copying knows.
+        model.meta.setdefault("_user_preserved_attributes", {}).update(preserved_attrs)
 
 
 # ---- What may be given ---------------------------------------------------------------------------------
@@ -392,6 +391,4 @@ def _nothing(record: GraphRecord, otherwise: str) -> str:
 def _finish(model: nn.Module, record: GraphRecord) -> None:
     kept: dict[str, str] = dict(getattr(model, RECORD, {}))
     kept.update({path: why for path, why in record.floats.items() if path in kept})
-    object.__setattr__(model, RECORD, kept)
-    attach_preserved_attrs_to_model(model, record.preserved)
-    object.__setattr__(model, GRAPH_RECORD, record)
+    attach_preserved_attrs_to_model(model, record.preserved | {RECORD: kept, GRAPH_RECORD: record})

@@ -89,6 +89,13 @@ class Tracer(fx.Tracer):
         made.train(module.training)
         return made
 
+    def forget(self) -> None:
+        """Let go of all values: proxies and patches that live on a while hold the tracer, but nothing large."""
+        self.values.clear()
+        self.calls.clear()
+        self._given, self._pending = (), []
+        self.root = nn.Module()
+
     def reason_of(self, error: Exception) -> str:
         """Why something stays Python, in words."""
         if isinstance(error, CannotTrace):

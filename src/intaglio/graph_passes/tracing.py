@@ -86,6 +86,15 @@ def _trace_into(
     if treatment == "leaf":
         module = Around(module)
     tracer = Tracer(path, treat, is_qat=traced.is_qat)
+    try:
+        _trace_with(tracer, traced, path, module, calls, treat)
+    finally:
+        tracer.forget()
+
+
+def _trace_with(
+    tracer: Tracer, traced: Traced, path: str, module: nn.Module, calls: Sequence[Call], treat: Treat
+) -> None:
     with kept_state(module):
         try:
             graph_module = tracer.graph_module(module, calls)
