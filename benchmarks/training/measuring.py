@@ -6,6 +6,7 @@ import copy
 import ctypes
 import gc
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -92,8 +93,15 @@ def _memory_of(network: str, layout: str, trainer: str) -> int:
         *(sys.executable, "-c"),
         "import sys; from benchmarks.training import report_memory; report_memory(*sys.argv[1:])",
     ]
+    # Else the allocator keeps what is freed, in amounts that hang on the order of sizes.
+    exact = {"MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
     done = subprocess.run(
-        [*command, network, layout, trainer], capture_output=True, text=True, check=True, timeout=300
+        [*command, network, layout, trainer],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=300,
+        env=os.environ | exact,
     )
     found: int = json.loads(done.stdout.splitlines()[-1])
     return found

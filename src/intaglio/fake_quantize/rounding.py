@@ -236,6 +236,11 @@ class FakeQuantize(FakeQuantizeBase):
         return self._round(x, clamp)
 
     @property
+    def is_repeatable(self) -> bool:
+        """Whether rounding a tensor twice gives the same twice, and leaves this as it is."""
+        return self._is_own_range() or not self._looks()
+
+    @property
     def follows_data(self) -> bool:
         """Whether training moves the range with the data that comes: each rank has its own."""
         return self._moves() and not self._is_own_range() and bool(self.observer_enabled)

@@ -15,11 +15,15 @@ import torch
 from torch import Tensor, nn
 
 from intaglio.errors import ConfigError
-from intaglio.fake_quantize import FakeQuantizeBase, LearnedFakeQuantize
+from intaglio.fake_quantize import FakeQuantize, FakeQuantizeBase, LearnedFakeQuantize
 from intaglio.qconfig import QConfig
 from intaglio.rules import TrainedForm, all_rules
 
 __all__ = ["TrainedLayer", "fake_quantizer_name", "train_layer"]
+
+
+LARGE = 1 << 14
+"""Weights of so many values are rounded again for the backward pass instead of being held."""
 
 
 class TrainedLayer(nn.Module):
@@ -34,7 +38,39 @@ class TrainedLayer(nn.Module):
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """What the float layer computes, with its weights rounded."""
-        return self.form.forward(self, self.rounded_weights(), *args, **kwargs)
+        weights = self.rounded_weights()
+        again = self._rounded_again(weights)
+        if again is None:
+            return self.form.forward(self, weights, *args, **kwargs)
+        with again:
+            return self.form.forward(self, weights, *args, **kwargs)
+
+    def _rounded_again(self, weights: dict[str, Tensor]) -> Any:
+        """What keeps autograd from holding a large rounded weight until the backward pass, which rounds anew.
+
+        Rounding runs at the speed of memory; holding all rounded weights of a model would cost as much memory
+        as the model.
+        """
+        if len(weights) != 1 or not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return None
+        ((name, rounded),) = weights.items()
+        rounder = self.fake_quantizer(name)
+        if rounded.numel() < LARGE or not (isinstance(rounder, FakeQuantize) and rounder.is_repeatable):
+            return None
+        place, shape, strides = rounded.data_ptr(), rounded.shape, rounded.stride()
+
+        def pack(tensor: Tensor) -> Any:
+            same = tensor.data_ptr() == place and tensor.shape == shape and tensor.stride() == strides
+            return None if same else tensor
+
+        def unpack(packed: Any) -> Tensor:
+            if packed is not None:
+                held: Tensor = packed
+                return held
+            with torch.no_grad():
+                return self.rounded_weights()[name]
+
+        return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
     def forward_folded(self, factor: Tensor, *args: Any, **kwargs: Any) -> Any:
         """As `forward`, with the weight rounded as a batch norm of this `(out_channels,)` factor leaves it."""
