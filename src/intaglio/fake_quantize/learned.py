@@ -75,8 +75,8 @@ class LearnedFakeQuantize(FakeQuantize):
             del self.zero_point
             self.zero_point = nn.Parameter(torch.zeros(1))
         self.register_buffer("initialized", torch.zeros(1, dtype=torch.uint8))
-        self.is_fresh = False
-        """Whether the scale started in the forward that runs: from this rank's data alone."""
+        self.is_fresh = ch_axis is None
+        """Whether other ranks have yet to agree on where the scale starts; that of weights they see alike."""
 
     initialized: Tensor
 
@@ -117,7 +117,11 @@ class LearnedFakeQuantize(FakeQuantize):
             self.scale.copy_(qparams.scale.reshape(-1))
             self.zero_point.copy_(qparams.zero_point.reshape(-1))
             self.initialized.fill_(1)
-            self.is_fresh = self.ch_axis is None
+
+    def accept(self) -> None:
+        """Go on from the scale as it is: all ranks have it."""
+        self.initialized.fill_(1)
+        self.is_fresh = False
 
     def _observe(self, x: Tensor, clamp: Clamp) -> None:
         observer = self.observer

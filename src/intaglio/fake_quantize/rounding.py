@@ -227,7 +227,7 @@ class FakeQuantize(FakeQuantizeBase):
         if looks and x.numel() and self._moves() and is_for_kernels(x):
             if self.ch_axis is None:
                 return self._moved_by_kernel(x, clamp, rounds)
-            if self._is_own_range() and self.ch_axis == 0:
+            if self.is_own_range and self.ch_axis == 0:
                 return self._own_by_kernel(x, rounds)
         if looks:
             self._observe(x.detach(), clamp)
@@ -238,7 +238,7 @@ class FakeQuantize(FakeQuantizeBase):
     @property
     def follows_data(self) -> bool:
         """Whether training moves the range with the data that comes: each rank has its own."""
-        return self._moves() and not self._is_own_range() and bool(self.observer_enabled)
+        return self._moves() and not self.is_own_range and bool(self.observer_enabled)
 
     def take_range(self) -> None:
         """Round by what the observer holds now."""
@@ -259,13 +259,14 @@ class FakeQuantize(FakeQuantizeBase):
     def _looks(self) -> bool:
         if not bool(self.observer_enabled):
             return False
-        return self.training or self._is_own_range() or not self._rounds() or not self.has_range
+        return self.training or self.is_own_range or not self._rounds() or not self.has_range
 
     def _moves(self) -> bool:
         """Whether the range is a moving average, and nothing but."""
         return type(self.observer) in (MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver)
 
-    def _is_own_range(self) -> bool:
+    @property
+    def is_own_range(self) -> bool:
         """Whether the range is that of the last tensor alone: a weight's, which is there whenever it is asked."""
         return self._moves() and getattr(self.observer, "averaging_constant", 0.0) == 1.0
 
@@ -350,7 +351,7 @@ class FakeQuantize(FakeQuantizeBase):
     def _move_traced(self, x: Tensor, clamp: Clamp, observer: Any) -> None:
         constant = observer.averaging_constant
         looks = self.observer_enabled == 1
-        if not self.training and not self._is_own_range():
+        if not self.training and not self.is_own_range:
             looks = looks & ((self.fake_quant_enabled == 0) | (observer.min_val > observer.max_val).any())
         if self.ch_axis is None:
             found = moved_range(x, observer.min_val, observer.max_val, constant, *clamp)
@@ -383,7 +384,7 @@ class FakeQuantize(FakeQuantizeBase):
         """Show `x` to the observer and take its parameters."""
         observer = self.observer
         observer.name = self.name
-        if self._is_own_range() and x.numel():
+        if self.is_own_range and x.numel():
             finite = torch.isfinite(x)
             if not bool(finite.all()):
                 channels = finite.movedim(self.ch_axis or 0, 0).flatten(1) if x.dim() > 1 else finite[:, None]

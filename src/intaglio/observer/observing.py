@@ -24,6 +24,9 @@ __all__ = [
     "UniformQuantizationObserverBase",
 ]
 
+MERGED = "merged"
+"""Attribute of an observer: of each buffer that adds up, what ranks have merged; gone when it forgets."""
+
 FEW_LEVELS = 16
 """A range of which the values seen reach fewer integers than this is worth a warning."""
 
@@ -223,6 +226,7 @@ class UniformQuantizationObserverBase(ObserverBase):
         """Forget what was seen."""
         self.min_val, self.max_val = self._nothing(torch.inf), self._nothing(-torch.inf)
         self._warned.clear()
+        vars(self).pop(MERGED, None)
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The lowest and the highest value to represent; `ConfigError` if nothing was seen."""
