@@ -1,5 +1,6 @@
 """What ranks do in tests/test_training_ranks.py: functions that `Ranks.run` sends to other processes."""
 
+import inspect
 import os
 import time
 from typing import Any
@@ -20,10 +21,17 @@ def seed_of(rank: int, step: int) -> int:
     return 1 + 7 * step + rank
 
 
+def _as_known(options: dict[str, Any]) -> dict[str, Any]:
+    """Options under the names that this torch has for them."""
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel).parameters:
+        return options
+    return {name.replace("forward_sync", "broadcast"): value for name, value in options.items()}
+
+
 def train(kind: str, graph: bool, steps: int, options: dict[str, Any] | None = None) -> dict[str, Any]:
     """Train under DistributedDataParallel; the state after each step, the losses, and what it converts to."""
     model = make(qconfig=QCONFIGS[kind], graph=graph)
-    parallel = DistributedDataParallel(model, **(options or {}))
+    parallel = DistributedDataParallel(model, **_as_known(options or {}))
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
     states, losses = [], []
     for step in range(steps):

@@ -182,7 +182,7 @@ def synchronize_observers(model: nn.Module, group: Group = None) -> None:
         merger.add(part)
     merger.run()
     for _, part in parts:
-        if isinstance(part, FakeQuantize):
+        if isinstance(part, FakeQuantize) and not isinstance(part, LearnedFakeQuantize):
             part.take_range()
 
 
