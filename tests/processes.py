@@ -62,7 +62,7 @@ def serve(rank: int, jobs: Any, done: Any) -> None:
             try:
                 found = job(*unpack(arguments))
             finally:
-                if world_size:
+                if dist.is_initialized():
                     dist.destroy_process_group()
             done.put((rank, True, pack(found)))
         except Exception:

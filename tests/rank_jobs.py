@@ -256,3 +256,16 @@ def lose_a_rank(rank: int, rendezvous: str, answers: Any) -> None:
         answers.put((type(error).__name__, str(error), time.monotonic() - started))
     else:
         answers.put(("", "", 0.0))
+
+
+def run_script(text: str, port: int) -> None:
+    """Run a script as `torchrun` would start it on this rank."""
+    rank, world_size = dist.get_rank(), dist.get_world_size()
+    dist.destroy_process_group()
+    asked = {"RANK": rank, "WORLD_SIZE": world_size, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in asked.items()})
+    try:
+        exec(compile(text, "calibrate.py", "exec"), {"__name__": "__main__"})
+    finally:
+        for name in asked:
+            del os.environ[name]

@@ -6,6 +6,8 @@ and flags that no rank shared, buffers that DistributedDataParallel could not co
 """
 
 import os
+import re
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -353,3 +355,28 @@ def test_a_rank_that_raises_ends_the_run(tmp_path: Path) -> None:
 
 
 # ---- The page ----------------------------------------------------------------------------------------------
+
+
+def script_of(page: str, title: str) -> str:
+    """A block of a page that has a title: a file that the reader is to save."""
+    found = re.search(rf'^```python title="{re.escape(title)}"\n(.*?)^```', page, re.MULTILINE | re.DOTALL)
+    assert found is not None
+    return found.group(1)
+
+
+def test_the_page_trains_under_torchrun(tmp_path: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(script_of(PAGE.read_text(), "train.py"))
+    done = torchrun(script)
+    assert done.returncode == 0, done.stderr
+    assert "intaglio" not in done.stderr  # no warning of ours
+    quantized = intaglio.load(tmp_path / "model.safetensors")
+    assert quantized(torch.randn(2, 3, 8, 8)).shape == (2, 4)
+
+
+def test_the_page_calibrates(ranks: Ranks) -> None:
+    """On ranks that are there already: starting others takes seconds."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ranks.run(rank_jobs.run_script, 2, script_of(PAGE.read_text(), "calibrate.py"), port)
