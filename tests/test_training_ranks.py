@@ -66,7 +66,9 @@ def test_ranks_agree_and_know_all_data(ranks: Ranks, kind: str, graph: bool, wor
             ranges = {name: value for name, value in states[0].items() if "counts" not in name}
             unseen = ("min_val", "max_val") if "learned" in kind else ()
             assert all(
-                bool(torch.isfinite(value).all()) for name, value in ranges.items() if not name.endswith(unseen)
+                bool(torch.isfinite(value).all())
+                for name, value in ranges.items()
+                if not name.endswith(unseen)
             )
     assert_same([rank["converted"] for rank in found])
     # Each rank's own data made its loss.
@@ -273,7 +275,10 @@ def test_calibration_of_a_model_that_will_train(ranks: Ranks, learned: bool) -> 
 @pytest.mark.parametrize(
     ("what", "message"),
     [
-        ("different models", "the ranks' models have different observers: prepare the same model on each rank"),
+        (
+            "different models",
+            "the ranks' models have different observers: prepare the same model on each rank",
+        ),
         ("own", "'0.activation_post_process': what a Scores saw cannot be merged over ranks"),
         ("derived", "'0.activation_post_process': what a Widest saw cannot be merged over ranks"),
     ],
@@ -334,9 +339,22 @@ for step in range(3):
 
 def torchrun(script: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run a script on two ranks, as the shell command does."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo", "PYTHONWARNINGS": "default"}
+    environment = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "GLOO_SOCKET_IFNAME": "lo",
+        "PYTHONWARNINGS": "default",
+    }
     return subprocess.run(
-        [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script, *arguments],
+        [
+            sys.executable,
+            "-m",
+            "torch.distributed.run",
+            "--standalone",
+            "--nproc-per-node=2",
+            script,
+            *arguments,
+        ],
         cwd=script.parent,
         env=environment,
         capture_output=True,

@@ -24,7 +24,11 @@ class Net(nn.Module):
     def __init__(self, dropout: float = 0.0) -> None:
         super().__init__()
         self.quant, self.dequant = intaglio.QuantStub(), intaglio.DeQuantStub()
-        self.conv, self.bn, self.relu = nn.Conv2d(3, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU()
+        self.conv, self.bn, self.relu = (
+            nn.Conv2d(3, 8, 3, padding=1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+        )
         self.conv2, self.bn2 = nn.Conv2d(8, 4, 1), nn.BatchNorm2d(4)
         self.dropout = nn.Dropout(dropout)
         self.fc = nn.Linear(4 * 36, 5)
@@ -43,7 +47,9 @@ def images(seed: int, count: int = 8) -> Tensor:
     return drawn * (1 + seed % 5) + seed % 3
 
 
-def make(seed: int = 0, qconfig: QConfig | None = None, *, graph: bool = False, dropout: float = 0.0) -> nn.Module:
+def make(
+    seed: int = 0, qconfig: QConfig | None = None, *, graph: bool = False, dropout: float = 0.0
+) -> nn.Module:
     """A prepared `Net` in train mode, the same for the same seed."""
     torch.manual_seed(seed)
     model = Net(dropout).train()
@@ -76,7 +82,9 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, x: Tensor) -> float
 
 def state_of(model: nn.Module) -> dict[str, Any]:
     """Copies of parameters and buffers, those included that no checkpoint has."""
-    return {name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())}
+    return {
+        name: value.detach().clone() for name, value in (*model.named_parameters(), *model.named_buffers())
+    }
 
 
 def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
@@ -86,7 +94,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
         name
         for name, value in one.items()
         if value.shape != other[name].shape
-        or not torch.equal(torch.nan_to_num(value.float(), nan=12345.0), torch.nan_to_num(other[name].float(), nan=12345.0))
+        or not torch.equal(
+            torch.nan_to_num(value.float(), nan=12345.0), torch.nan_to_num(other[name].float(), nan=12345.0)
+        )
     ]
-
-

@@ -33,7 +33,7 @@ from intaglio.graph_passes.fusing import fuse_graph
 from intaglio.graph_passes.graphs import drop_dead_nodes
 from intaglio.graph_passes.modularize import drop_what_does_nothing, modularize
 from intaglio.graph_passes.preparing import Settings, normalize, prepare_alone, prepare_region, settings_of
-from intaglio.graph_passes.record import GRAPH_RECORD, SCORES, GraphRecord, graph_record
+from intaglio.graph_passes.record import GRAPH_RECORD, SCORES, GraphRecord, copy_wholly, graph_record
 from intaglio.graph_passes.restoring import restore_functions
 from intaglio.graph_passes.tracing import trace_model
 from intaglio.graph_passes.training_mode import drop_training_steps
@@ -395,3 +395,6 @@ def _finish(model: nn.Module, record: GraphRecord) -> None:
     object.__setattr__(model, RECORD, kept)
     attach_preserved_attrs_to_model(model, record.preserved)
     object.__setattr__(model, GRAPH_RECORD, record)
+    for part in model.modules():
+        if isinstance(part, fx.GraphModule):
+            copy_wholly(part)

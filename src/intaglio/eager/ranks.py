@@ -67,8 +67,7 @@ def _average(model: nn.Module) -> None:
     if means or scales:
         found = [value.detach().reshape(-1).double() for value in means]
         found += [
-            value.detach().reshape(-1).double() * (1.0 if part.has_range else nan)
-            for part, value in scales
+            value.detach().reshape(-1).double() * (1.0 if part.has_range else nan) for part, value in scales
         ]
         is_known = _take_means(found, [*means, *(value for _, value in scales)], group)
         for (part, _), known in zip(scales, is_known[len(means) :], strict=True):
@@ -206,7 +205,9 @@ class _Merger:
         """Raise `ConfigError` for an observer that holds more than is known how to merge."""
         if isinstance(part, (InputMean, FakeQuantize, FixedQParamsObserver)):
             return
-        known = {"min_val", "max_val"} if isinstance(part, (MinMaxObserver, PerChannelMinMaxObserver)) else set()
+        known = (
+            {"min_val", "max_val"} if isinstance(part, (MinMaxObserver, PerChannelMinMaxObserver)) else set()
+        )
         known = {"min_val", "max_val", "counts"} if isinstance(part, HistogramObserver) else known
         if not set(part._buffers) <= known or isinstance(part, RecordingObserver):
             raise ConfigError(

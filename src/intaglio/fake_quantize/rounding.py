@@ -366,11 +366,11 @@ class FakeQuantize(FakeQuantizeBase):
                 unseen = torch.isinf(held)
                 moved = torch.where(unseen, value, held + constant * (value - held))
                 held.copy_(torch.where(looks, moved, held))
-        scale, zero_point = self._parameters(observer)
+        scale, zero_point = self._traced_parameters(observer)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
 
-    def _parameters(self, observer: UniformQuantizationObserverBase) -> tuple[Tensor, Tensor]:
+    def _traced_parameters(self, observer: UniformQuantizationObserverBase) -> tuple[Tensor, Tensor]:
         if observer.symmetric:
             low, high = self.limits
             reach = torch.maximum(-observer.min_val.clamp(max=0.0), observer.max_val.clamp(min=0.0))

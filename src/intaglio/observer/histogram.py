@@ -157,7 +157,7 @@ class HistogramObserver(UniformQuantizationObserverBase):
         super()._load_from_state_dict(state_dict, prefix, *args)
         vars(self).pop(MERGED, None)
         if buckets is not None and counts is not None:
-            self.counts = torch.zeros(BUCKETS, dtype=torch.int64)
+            self.counts = torch.zeros(BUCKETS if len(buckets) else 0, dtype=torch.int64)
             self.counts[buckets.long()] = counts.long()
         elif legacy is not None and bool(self.min_val <= self.max_val):
             low, high = self.min_val.double(), self.max_val.double()
