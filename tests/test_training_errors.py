@@ -51,7 +51,7 @@ def snapshot(model: nn.Module) -> dict[str, Any]:
             for part in model.modules()
             for name in hooks
         ],
-        "attributes": [sorted(vars(part)) for part in model.modules()],
+        "attributes": [sorted(vars(part).keys() - {"name"}) for part in model.modules()],
         "state": {name: value.clone() for name, value in model.state_dict().items()},
     }
 
@@ -78,8 +78,9 @@ def test_a_converted_model_cannot_be_trained(graph: bool) -> None:
         y.sum().backward()
     with pytest.raises(ConversionError, match="nothing to train"):
         intaglio.check_training(converted)
-    # Train mode changes nothing of what it computes.
-    assert torch.equal(converted.train()(images(1)), y)
+    with pytest.raises(intaglio.InputError, match=r"in training mode: call model.eval\(\)"):
+        converted.train()(images(1))
+    assert torch.equal(converted.eval()(images(1)), y)
     with pytest.raises(ConversionError, match="converted already"):
         intaglio.prepare_qat_fx(converted, intaglio.get_default_qat_qconfig_mapping(), (images(0),))
     with pytest.raises(ConversionError, match="converted already"):
@@ -214,13 +215,18 @@ def test_a_preparation_that_fails_changes_nothing(
 def test_a_conversion_that_fails_changes_nothing(inplace: bool) -> None:
     model = make()
     step(model, sgd(model), images(0))
-    with torch.no_grad():
-        model.fc.weight[0, 0] = math.inf  # type: ignore[union-attr, index]
     model.eval()
+    weight = model.fc.weight.data  # type: ignore[union-attr]
+    weight[0, 0] = 0.0  # type: ignore[index]
+    expected = model(images(1))  # weights have the ranges of their last step
     before = snapshot(model)
+    weight[0, 0] = math.inf  # type: ignore[index]
     with pytest.raises(intaglio.IntaglioError, match="'fc"):
         intaglio.convert(model, inplace=inplace)
+    weight[0, 0] = 0.0  # type: ignore[index]
+    assert torch.equal(model(images(1)), expected)
     assert_unchanged(model, before)
+    assert intaglio.convert(model, inplace=inplace)(images(1)).shape == (8, 5)
 
 
 # ---- Optimizers --------------------------------------------------------------------------------------------
@@ -308,9 +314,11 @@ def test_a_gamma_of_zero_or_below(graph: bool, qconfig: Any, gamma: float) -> No
     assert all(bool(torch.isfinite(p).all()) for p in model.parameters())
     x = images(4)
     y = model.eval()(x)
-    largest = max(float(part.scale.max()) for path, part in rounders(model) if path.startswith("fc.act"))
+    largest = max(
+        float(part.scale.detach().max()) for path, part in rounders(model) if path.startswith("fc.act")
+    )
     converted = convert(model, graph=graph)(x)
-    off = (converted - y).abs() / largest
+    off = (converted - y.detach()).abs() / largest
     assert float(off.max()) < 1.5
     assert float((off > 0.5).float().mean()) < 0.1
 
@@ -339,7 +347,7 @@ def test_a_running_variance_of_zero() -> None:
 @MODES
 def test_a_loss_scale_that_overflows(graph: bool) -> None:
     model = make(graph=graph)
-    optimizer = sgd(model)
+    optimizer = sgd(model, 1e-30)
     scaler = torch.amp.GradScaler("cpu", init_scale=2.0**120)
     step(model, optimizer, images(0))
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -351,7 +359,7 @@ def test_a_loss_scale_that_overflows(graph: bool) -> None:
         if not all(bool(torch.isfinite(p.grad).all()) for p in model.parameters() if p.grad is not None):
             skipped += 1
             with pytest.raises(
-                TrainingError, match=r"the gradients of '.*' hold NaN or infinity: do not step"
+                TrainingError, match=r"the gradients of '.* hold NaN or infinity: do not step"
             ):
                 intaglio.check_training(model, optimizer)
         scaler.step(optimizer)
@@ -373,7 +381,7 @@ def test_a_step_that_poisons_a_weight(graph: bool, qconfig: Any) -> None:
     step(model, optimizer, images(0))
     optimizer.zero_grad()
     (model(images(1)).square().mean() * math.inf).backward()
-    with pytest.raises(TrainingError, match=r"the gradients of 'conv.0.0.weight'.* GradScaler"):
+    with pytest.raises(TrainingError, match=r"the gradients of 'conv.0.0.weight'.*GradScaler"):
         intaglio.check_training(model, optimizer)
     optimizer.step()
     with pytest.raises(TrainingError, match=r"'conv.0.0.weight', .* hold NaN or infinity: the last step"):
@@ -396,7 +404,6 @@ def test_a_batch_that_holds_nan(graph: bool, bad: float) -> None:
         norm.eval()  # whose statistics torch itself lets be poisoned
     for each in (model, like):
         step(each, sgd(each), images(0))
-    before = state_of(model)
     x = images(1)
     x[0, 0, 0, 0] = bad
     with pytest.warns(intaglio.observer.ObserverWarning, match="NaN or infinite"):
@@ -404,12 +411,9 @@ def test_a_batch_that_holds_nan(graph: bool, bad: float) -> None:
     assert bool(torch.isfinite(y[1:]).all())
     if math.isnan(bad):
         assert bool(torch.isnan(y[0]).any())  # and so is the loss
-    after = state_of(model)
-    for name, value in after.items():
+    for name, value in state_of(model).items():
         if name.endswith(("scale", "min_val", "max_val")):
             assert bool(torch.isfinite(value).all()), name
-    moved = {name for name in differences(before, after)}
-    assert not any("weight_fake_quant" in name for name in moved)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         assert math.isfinite(step(model, sgd(model), images(2)))
@@ -431,7 +435,9 @@ def test_a_batch_of_none(graph: bool) -> None:
     none = torch.zeros(0, 3, 6, 6)
     assert model(none).shape == (0, 2)  # before any other too
     step(model, optimizer, images(0))
-    before = state_of(model)
+    model.eval()(images(1))
+    model.train()
+    before = state_of(model)  # with the weights' ranges as they are after the step
     y = model(none)
     assert y.shape == (0, 2)
     optimizer.zero_grad()
@@ -446,6 +452,8 @@ def test_inputs_that_make_no_sense() -> None:
     """The error is torch's own, as in float, and the next batch is fine."""
     model = make()
     step(model, sgd(model), images(0))
+    model.eval()(images(1))
+    model.train()
     before: dict[str, Tensor] = state_of(model)
     for bad in (torch.zeros(2, 5, 6, 6), torch.zeros(2, 3, 6, 6, dtype=torch.int64), None):
         with pytest.raises((RuntimeError, TypeError, AttributeError, ValueError)):

@@ -215,7 +215,7 @@ def test_a_lone_norm_made_anew_is_noticed() -> None:
 
 
 def test_sync_batch_norm_of_many_cpus_is_refused_by_torch(ranks: Ranks) -> None:
-    """On the CPU torch has no such norm: averaging of plain norms, which every forward does, stands for it."""
+    """On the CPU torch has no such norm: plain norms, averaged by every forward, stand for it."""
     for message in ranks.run(rank_jobs.train_with_sync_norm, 2):
         assert "SyncBatchNorm layers only work with GPU modules" in message
 
@@ -294,7 +294,7 @@ def test_synchronizing_without_ranks() -> None:
 
 
 def test_a_model_without_observers_has_nothing_to_merge(ranks: Ranks) -> None:
-    with pytest.raises(RankError, match="ConfigError: .*prepare"):
+    with pytest.raises(RankError, match=r"ConfigError: .*prepare"):
         ranks.run(intaglio.synchronize_observers, 2, nn.Linear(2, 2))
 
 

@@ -1,6 +1,5 @@
 """Small models that train for quantization, and what tests ask of them."""
 
-from collections.abc import Callable
 from typing import Any
 
 import torch

@@ -107,6 +107,8 @@ class LearnedFakeQuantize(FakeQuantize):
                 )
             torch._dynamo.graph_break()
             return self._rounded_by_hand(x, clamp)
+        if self.ch_axis is not None:  # a weight, or it would be an odd one
+            self._check_finite(x)
         return super()._rounded(x, clamp)
 
     def _take(self, qparams: QParams | None) -> None:

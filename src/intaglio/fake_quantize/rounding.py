@@ -8,6 +8,7 @@ qparams and errors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -319,6 +320,15 @@ class FakeQuantize(FakeQuantizeBase):
             if buffer.shape != (channels,):
                 owner._buffers[name] = buffer.new_full((channels,), value)
 
+    def _check_finite(self, weight: Tensor) -> None:
+        """Raise `TrainingError`, naming the channel, for a weight that holds NaN or infinity."""
+        if weight.numel() and not all(math.isfinite(float(end)) for end in torch.aminmax(weight.detach())):
+            finite = torch.isfinite(weight.detach())
+            channels = (
+                finite.movedim(self.ch_axis or 0, 0).flatten(1) if weight.dim() > 1 else finite[:, None]
+            )
+            raise self._not_finite(int((~channels.all(1)).nonzero()[0]))
+
     def _not_finite(self, row: int) -> TrainingError:
         return TrainingError(
             f"'{self.name}': channel {row} of the weight holds NaN or infinity: the last step went wrong. Go "
@@ -384,11 +394,8 @@ class FakeQuantize(FakeQuantizeBase):
         """Show `x` to the observer and take its parameters."""
         observer = self.observer
         observer.name = self.name
-        if self.is_own_range and x.numel():
-            finite = torch.isfinite(x)
-            if not bool(finite.all()):
-                channels = finite.movedim(self.ch_axis or 0, 0).flatten(1) if x.dim() > 1 else finite[:, None]
-                raise self._not_finite(int((~channels.all(1)).nonzero()[0]))
+        if self.is_own_range:
+            self._check_finite(x)
         observer(x if clamp == OPEN else torch.clamp(x, *clamp))
         if self.has_range:
             self._take(observer.choose())

@@ -19,7 +19,7 @@ from intaglio.fake_quantize import FakeQuantizeBase, LearnedFakeQuantize
 from intaglio.qconfig import QConfig
 from intaglio.rules import TrainedForm, all_rules
 
-__all__ = ["TrainedLayer", "fake_quantizer_name", "train_layer"]
+__all__ = ["TrainedLayer", "check_rounder", "fake_quantizer_name", "form_of", "train_layer"]
 
 
 class TrainedLayer(nn.Module):
@@ -94,16 +94,21 @@ def fake_quantizer_name(weight: str) -> str:
     return weight.replace(".", "_") + "_fake_quant"
 
 
+def check_rounder(rounder: object, path: str) -> None:
+    """Raise `ConfigError` unless what a qconfig made for the weights of a layer rounds them."""
+    if not isinstance(rounder, FakeQuantizeBase):
+        raise ConfigError(
+            f"'{path}': its qconfig's weight is a {type(rounder).__name__}, which only observes: training "
+            "needs a fake quantizer, as intaglio.get_default_qat_qconfig('x86') has"
+        )
+
+
 def train_layer(layer: nn.Module, form: TrainedForm, qconfig: QConfig, path: str, *, dynamic: bool) -> None:
     """Make `layer` a `TrainedLayer`, in place; `ConfigError` for a qconfig that rounds no weights."""
     made = {}
     for name in form.weights(layer):
         rounder = form.rounder(qconfig)()
-        if not isinstance(rounder, FakeQuantizeBase):
-            raise ConfigError(
-                f"'{path}': its qconfig's weight is a {type(rounder).__name__}, which only observes: training "
-                "needs a fake quantizer, as intaglio.get_default_qat_qconfig('x86') has"
-            )
+        check_rounder(rounder, path)
         rounder.name = f"{path}.{name}" if path else name
         made[name] = rounder
     layer.__class__ = _class_of(type(layer))
