@@ -1,7 +1,7 @@
-"""Processes that stay up for many tests, each a rank: `Ranks(3).run(job, 2, ...)` runs `job` on two of them.
+"""Processes that stay up for many tests, each a rank: `Ranks(3).run(job, 2, ...)` runs `job` on two.
 
-Torch takes seconds to import, so that each test could not have processes of its own. Ranks meet in a file, for
-which no port is needed, and whatever waits has a limit.
+Torch takes seconds to import, so that each test could not have processes of its own. Ranks meet in a file,
+for which no port is needed, and whatever waits has a limit.
 """
 
 import io

@@ -11,9 +11,19 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import intaglio
+from intaglio.fake_quantize import default_histogram_fake_quant
 from tests.training_models import LEARNED, LEARNED_WEIGHTS, Net, convert, images, make, state_of
 
-QCONFIGS = {"default": None, "learned": LEARNED, "learned weights": LEARNED_WEIGHTS}
+_WEIGHT = intaglio.get_default_qat_qconfig("x86").weight
+QCONFIGS = {
+    "default": None,
+    "learned": LEARNED,
+    "learned weights": LEARNED_WEIGHTS,
+    "extremes": intaglio.QConfig(
+        intaglio.FakeQuantize.with_args(observer=intaglio.MinMaxObserver, dtype="uint8"), _WEIGHT
+    ),
+    "histogram": intaglio.QConfig(default_histogram_fake_quant, _WEIGHT),
+}
 
 
 def seed_of(rank: int, step: int) -> int:

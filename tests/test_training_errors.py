@@ -131,11 +131,11 @@ def test_nothing_to_train(graph: bool) -> None:
     model = float_model() if not graph else Net().train()
     model.requires_grad_(False)
     before = snapshot(model)
+    mapping = intaglio.get_default_qat_qconfig_mapping()
     with pytest.raises(ConversionError, match=r"no parameter .* can be trained"):
-        if graph:
-            intaglio.prepare_qat_fx(model, intaglio.get_default_qat_qconfig_mapping(), (images(0),))
-        else:
-            intaglio.prepare_qat(model, inplace=True)
+        intaglio.prepare_qat_fx(model, mapping, (images(0),)) if graph else intaglio.prepare_qat(
+            model, inplace=True
+        )
     assert_unchanged(model, before)
 
 
@@ -341,7 +341,7 @@ def test_a_running_variance_of_zero() -> None:
     torch.testing.assert_close(convert(model)(x), y, rtol=0, atol=0.05)
 
 
-# ---- Numbers that are none -----------------------------------------------------------------------------------
+# ---- Numbers that are none ---------------------------------------------------------------------------------
 
 
 @MODES

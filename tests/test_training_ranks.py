@@ -1,7 +1,7 @@
 """Several processes train and calibrate one model: real ones, on the CPU, by gloo.
 
-Threads of torch.ao users that these tests stand for: pytorch/pytorch#33648, #35182, #38081, #85627, #32082 (ranges
-and flags that no rank shared, buffers that DistributedDataParallel could not copy), #45970 and #43592
+Threads of torch.ao users that these tests stand for: pytorch/pytorch#33648, #35182, #38081, #85627, #32082
+(ranges and flags that no rank shared, buffers that DistributedDataParallel could not copy), #45970 and #43592
 (SyncBatchNorm lost its qconfig).
 """
 
@@ -93,6 +93,28 @@ def test_ranks_agree_and_know_all_data(ranks: Ranks, kind: str, graph: bool, wor
     assert compared >= 6  # not one rank's alone
 
 
+@pytest.mark.parametrize("kind", ["extremes", "histogram"])
+@pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
+def test_ranges_of_other_observers_agree(ranks: Ranks, kind: str, graph: bool) -> None:
+    found = ranks.run(rank_jobs.train, 2, kind, graph, 3)
+    last = [
+        {
+            name: value
+            for name, value in rank["states"][-1][0].items()
+            if name.endswith(("scale", "zero_point"))
+        }
+        for rank in found
+    ]
+    assert_same(last)
+    assert_same([rank["converted"] for rank in found])
+    if kind == "extremes":
+        lowest = min(
+            float(images(seed_of(rank, step_done)).min()) for rank in range(2) for step_done in range(3)
+        )
+        prefix = "quant.activation_post_process.activation_post_process."
+        assert [float(rank["states"][-1][1][prefix + "min_val"]) for rank in found] == [lowest, lowest]
+
+
 def test_ranges_follow_the_mean_over_many_steps(ranks: Ranks) -> None:
     """The input's range is what one process has that averages the ranks' extremes in each step."""
     found = ranks.run(rank_jobs.train, 2, "default", False, 4)
@@ -156,7 +178,7 @@ def test_a_rank_without_data(ranks: Ranks) -> None:
 
 @pytest.mark.parametrize("when", ["before", "fused", "after"])
 def test_sync_batch_norm(when: str) -> None:
-    """pytorch/pytorch#45970, #35182, #43592: what converts batch norms must leave qconfigs and fake quantizers."""
+    """pytorch/pytorch#45970, #35182, #43592: converting batch norms lost qconfigs and fake quantizers."""
     torch.manual_seed(0)
     model: nn.Module = Net().train()
     model.qconfig = intaglio.get_default_qat_qconfig("x86")  # type: ignore[assignment]

@@ -1,9 +1,9 @@
 """Several processes, one model: what was observed comes to agree on all ranks.
 
-In training `watch_ranks` lets every forward end with one small all-reduce: the moving averages of ranges and of
-batch norms become the mean over the ranks, which is what one process would have over all their batches.
-`SyncBatchNorm` does its own. After calibration `synchronize_observers` merges what each rank saw. Any backend of
-`torch.distributed` will do. May import fake_quantize, observer, nn and errors.
+In training `watch_ranks` lets every forward end with one small all-reduce: the moving averages of ranges and
+of batch norms become the mean over the ranks, which is what one process would have over all their batches.
+`SyncBatchNorm` does its own. After calibration `synchronize_observers` merges what each rank saw. The backend
+of `torch.distributed` must take tensors where the model is. May import fake_quantize, observer and errors.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from intaglio.observer import (
     ObserverBase,
     PerChannelMinMaxObserver,
     RecordingObserver,
+    UniformQuantizationObserverBase,
 )
 from intaglio.observer.histogram import BUCKETS
 from intaglio.observer.observing import MERGED
@@ -50,7 +51,7 @@ def agree_on_ranges(model: nn.Module, inputs: Any = None, output: Any = None) ->
         _average(model)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 @torch.no_grad()
 def _average(model: nn.Module) -> None:
     group = _group_of_forward()
@@ -61,9 +62,11 @@ def _average(model: nn.Module) -> None:
     moved = [part for part in rounders if part.follows_data]
     widened = [part for part in rounders if not part.follows_data and _keeps_extremes(part)]
     guessed = [part for part in rounders if _finds_scale(part) and part not in widened]
-    means = [value for part in moved for value in (part.observer.min_val, part.observer.max_val)]
+    means = [value for part in moved for value in _ends(part)]
     means += list(_running_statistics(model))
-    scales = [(part, value) for part in guessed for value in (part.scale, part.zero_point)]
+    scales: list[tuple[FakeQuantize, Tensor]] = []
+    for part in guessed:
+        scales += [(part, part.scale), (part, part.zero_point)]
     if means or scales:
         found = [value.detach().reshape(-1).double() for value in means]
         found += [
@@ -74,10 +77,12 @@ def _average(model: nn.Module) -> None:
             if known and isinstance(part, LearnedFakeQuantize):
                 part.accept()
     if widened:
-        ends = [(part.observer.min_val, part.observer.max_val) for part in widened]
+        ends = [_ends(part) for part in widened]
         flat = torch.cat([torch.cat([-low.reshape(-1), high.reshape(-1)]) for low, high in ends])
         dist.all_reduce(flat, dist.ReduceOp.MAX, group=group)
-        for (low, high), both in zip(ends, flat.split([2 * low.numel() for low, _ in ends]), strict=True):
+        for (low, high), both in zip(
+            ends, flat.split_with_sizes([2 * low.numel() for low, _ in ends]), strict=True
+        ):
             low.data.copy_(-both[: low.numel()].view(low.shape))
             high.data.copy_(both[low.numel() :].view(high.shape))
     for part in (*moved, *widened):
@@ -88,6 +93,12 @@ def _group_of_forward() -> Group:
     """The processes of the `DistributedDataParallel` whose forward runs; all, if none does."""
     active = getattr(DistributedDataParallel, "_active_ddp_module", None)
     return getattr(active, "process_group", None)
+
+
+def _ends(part: FakeQuantize) -> tuple[Tensor, Tensor]:
+    observer = part.observer
+    assert isinstance(observer, UniformQuantizationObserverBase)
+    return observer.min_val, observer.max_val
 
 
 def _keeps_extremes(part: FakeQuantize) -> bool:
@@ -118,13 +129,15 @@ def _take_means(found: list[Tensor], values: list[Tensor], group: Group) -> list
     both = torch.stack([torch.where(finite, flat, 0.0), finite.double()])
     dist.all_reduce(both, group=group)
     for value, (total, count) in zip(
-        values, both.split([value.numel() for value in values], dim=1), strict=True
+        values, both.split_with_sizes([value.numel() for value in values], dim=1), strict=True
     ):
         mean = torch.where(count > 0, total / count.clamp(min=1.0), value.detach().reshape(-1).double())
         mean = mean if value.is_floating_point() else mean.round()
-        # By `data`: what the backward pass keeps of these tensors it does not use, but it counts changes.
+        # By `data`: what the backward pass keeps of these tensors it does not use, yet it counts changes.
         value.data.copy_(mean.view(value.shape))
-    return [bool((count > 0).any()) for count in both[1].split([value.numel() for value in values])]
+    return [
+        bool((count > 0).any()) for count in both[1].split_with_sizes([value.numel() for value in values])
+    ]
 
 
 def _running_statistics(model: nn.Module) -> Iterator[Tensor]:
@@ -145,8 +158,9 @@ def synchronize_observers(model: nn.Module, group: Group = None) -> None:
     """Merge what the observers of `model` saw on each rank, so that all hold what one process would.
 
     Call it on every rank after each ran its share of the data through the prepared model, before `convert`.
-    Extremes, histograms and means merge without rounding: the parameters are, to the bit, those of one process
-    that ran the same batches, in any order. Moving averages depend on the order; theirs are averaged.
+    Extremes, histograms and means merge without rounding: the parameters are, to the bit, those of one
+    process that ran the same batches, in any order. Moving averages depend on the order; theirs are averaged.
+    More data may follow, and another call: what was merged before counts once.
 
     Parameters
     ----------
@@ -286,6 +300,6 @@ class _Merger:
             else:
                 dist.all_reduce(flat, how, group=self.group)
             for (value, take), found in zip(
-                entries, flat.split([value.numel() for value, _ in entries]), strict=True
+                entries, flat.split_with_sizes([value.numel() for value, _ in entries]), strict=True
             ):
                 take(found.view(value.shape))

@@ -268,7 +268,7 @@ class FakeQuantize(FakeQuantizeBase):
 
     @property
     def is_own_range(self) -> bool:
-        """Whether the range is that of the last tensor alone: a weight's, which is there whenever it is asked."""
+        """Whether the range is that of the last tensor alone: a weight's, there whenever it is asked for."""
         return self._moves() and getattr(self.observer, "averaging_constant", 0.0) == 1.0
 
     # ---- Kernels -------------------------------------------------------------------------------------------

@@ -43,15 +43,17 @@ def graph_record(model: nn.Module) -> GraphRecord | None:
 
 # ---- Copies ------------------------------------------------------------------------------------------------
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
-_HOOKS += ("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs")
+_HOOKS = (
+    *("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"),
+    *("_forward_hooks_with_kwargs", "_forward_hooks_always_called", "_forward_pre_hooks_with_kwargs"),
+)
 
 
 def copy_wholly(graph_module: fx.GraphModule) -> None:
     """Let copies and pickles of a graph have what torch.fx leaves out: its hooks and its own attributes.
 
-    Without this a copy, as an average of weights is, were no prepared model any more. Each `GraphModule` has a
-    class of its own, on which that can be said.
+    Without this a copy, as an average of weights is, would be no prepared model any more. Each `GraphModule`
+    has a class of its own, on which that can be said.
     """
     kind: Any = type(graph_module)
     kind.__deepcopy__, kind.__reduce__ = _copied, _reduced

@@ -111,13 +111,13 @@ class ObserverBase(nn.Module):
         return ObserverFactory(cls, None, kwargs)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
-        """Go to another device, but not to another dtype: of `model.half()` ranges and scales stay float32."""
+        """Go to another device, but not to another dtype: in `model.half()` ranges stay float32."""
 
         def keep_dtype(held: Tensor) -> Tensor:
             made = fn(held)
             return made if made.dtype is held.dtype else held.to(made.device)
 
-        return super()._apply(keep_dtype, recurse)
+        return super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         """Look at `x`, if this observer looks at anything, and give it back."""
