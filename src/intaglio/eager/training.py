@@ -41,7 +41,7 @@ def prepare_qat(
     """Give a model that trains as it will compute when it is quantized.
 
     Weights are rounded where they are used and outputs where they are observed; gradients pass straight
-    through. Train it as the float model was trained, with a smaller learning rate, then `eval()` and `convert`.
+    through. Train it as the float model was, with a smaller learning rate, then `eval()` and `convert`.
     Make the optimizer afterwards: with `inplace` the parameters stay the same objects, but learned scales are
     new ones.
 

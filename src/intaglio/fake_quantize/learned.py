@@ -49,7 +49,7 @@ class LearnedFakeQuantize(FakeQuantize):
     15
     """
 
-    scale: nn.Parameter  # type: ignore[assignment]
+    scale: nn.Parameter
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class LearnedFakeQuantize(FakeQuantize):
         learn_zero_point: bool = False,
         **observer_kwargs: Any,
     ) -> None:
-        per_channel = {} if ch_axis is None else {"ch_axis": ch_axis}
+        per_channel: dict[str, Any] = {} if ch_axis is None else {"ch_axis": ch_axis}
         if observer is None:
             observer = HistogramObserver if ch_axis is None else PerChannelMSEObserver
             if ch_axis is not None:
@@ -106,7 +106,8 @@ class LearnedFakeQuantize(FakeQuantize):
                     self.fake_quant_enabled == 1, self._round(x, clamp), torch.clamp(x, *clamp)
                 )
             torch._dynamo.graph_break()
-            return self._rounded_by_hand(x, clamp)
+            made: Tensor = self._rounded_by_hand(x, clamp)
+            return made
         if self.ch_axis is not None:  # a weight, or it would be an odd one
             self._check_finite(x)
         return super()._rounded(x, clamp)

@@ -54,10 +54,10 @@ ROUNDED_BY = "rounded_by"
 
 
 class FakeQuantizeBase(ObserverBase):
-    """What every fake quantizer is: an observer with two switches, `fake_quant_enabled` and `observer_enabled`.
+    """An observer with two switches, `fake_quant_enabled` and `observer_enabled`: every fake quantizer is one.
 
-    Both are `(1,) uint8` buffers, so that checkpoints hold them. A subclass defines `forward`, and `choose` or
-    in the legacy manner `calculate_qparams`.
+    Both are `(1,) uint8` buffers, so that checkpoints hold them. A subclass defines `forward`, and `choose`
+    or in the legacy manner `calculate_qparams`.
     """
 
     fake_quant_enabled: Tensor
@@ -102,7 +102,7 @@ class FakeQuantize(FakeQuantizeBase):
     Parameters
     ----------
     observer : an observer class or factory
-        `MovingAverageMinMaxObserver` by default; its range with `averaging_constant=1` is that of each tensor.
+        `MovingAverageMinMaxObserver` by default; with `averaging_constant=1` it finds each tensor's range.
     quant_min, quant_max : int, optional
         Limits of the integers, where narrower than those of the observer's dtype: -8 and 7 give 4 bits.
     is_dynamic : bool
@@ -348,7 +348,8 @@ class FakeQuantize(FakeQuantizeBase):
             seen = (observer.min_val <= observer.max_val).all()
         elif self.training:
             torch._dynamo.graph_break()
-            return self._rounded_by_hand(x, clamp)
+            made: Tensor = self._rounded_by_hand(x, clamp)
+            return made
         else:
             seen = torch.ones((), dtype=torch.bool, device=x.device)
         rounds = (self.fake_quant_enabled == 1) & seen
@@ -477,8 +478,8 @@ class FusedMovingAvgObsFakeQuantize(FakeQuantize):
         super().__init__(observer, quant_min, quant_max, is_dynamic, **observer_kwargs)
         if not self._moves():
             raise ConfigError(
-                f"FusedMovingAvgObsFakeQuantize takes MovingAverageMinMaxObserver or its per-channel form, not "
-                f"{type(self.observer).__name__}: use FakeQuantize"
+                "FusedMovingAvgObsFakeQuantize takes MovingAverageMinMaxObserver or its per-channel form, "
+                f"not {type(self.observer).__name__}: use FakeQuantize"
             )
 
 

@@ -2,8 +2,8 @@
 
 `train_layer` gives a layer a class of its own, derived from `TrainedLayer` and the class that it had: to
 `isinstance` it stays what it was, it keeps its parameters, hooks and names in the state dict, and it gains a
-fake quantizer beside each weight that is rounded. How a kind of layer trains is the `TrainedForm` of its rule.
-May import fake_quantize, rules, qconfig and errors.
+fake quantizer beside each weight that is rounded. How a kind of layer trains says the `TrainedForm` of its
+rule. May import fake_quantize, rules, qconfig and errors.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class TrainedLayer(nn.Module):
         return self.form.forward(self, self.rounded_weights(), *args, **kwargs)
 
     def forward_folded(self, factor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As `forward`, with the weight rounded as a batch norm of this `(out_channels,)` factor leaves it."""
+        """As `forward`, the weight rounded as a batch norm of this `(out_channels,)` factor leaves it."""
         (name,) = self.form.weights(self)
         rows = self.form.rows(self, self.weight_named(name))
         beside = factor.view(-1, *[1] * (rows.dim() - 1))
