@@ -129,7 +129,7 @@ def prepare_qat_fx(
     strict: bool = False,
     between_floats: Literal["static", "dynamic"] = "dynamic",
 ) -> nn.Module:
-    """Give a model that trains as it will compute when it is quantized: train it, `eval()`, then `convert_fx`.
+    """Give a model that trains as it will compute when quantized: train it, `eval()`, then `convert_fx`.
 
     As `prepare_fx`, for quantization-aware training: layers keep their batch norms until they are converted,
     values are rounded where they will be integers, and gradients pass straight through. The graph holds in
@@ -361,7 +361,7 @@ def attach_preserved_attrs_to_model(model: nn.Module, preserved_attrs: Mapping[s
 
 
 def check_float_model(model: Any, name: str, *, is_qat: bool = False) -> None:
-    """Raise `ConversionError` unless `model` is a float model that can be prepared, in eval mode but to train."""
+    """Raise `ConversionError` unless `model` is a float model to prepare, in eval mode but to train."""
     if not isinstance(model, nn.Module):
         raise ConversionError(f"{name} takes an nn.Module, not {type(model).__name__}")
     refuse_model(model)

@@ -54,7 +54,7 @@ ROUNDED_BY = "rounded_by"
 
 
 class FakeQuantizeBase(ObserverBase):
-    """An observer with two switches, `fake_quant_enabled` and `observer_enabled`: every fake quantizer is one.
+    """Every fake quantizer: an observer with two switches, `fake_quant_enabled` and `observer_enabled`.
 
     Both are `(1,) uint8` buffers, so that checkpoints hold them. A subclass defines `forward`, and `choose`
     or in the legacy manner `calculate_qparams`.
