@@ -263,11 +263,8 @@ def test_a_compiled_step_is_the_step(backend: str, qconfig: QConfig | None) -> N
 
     def build() -> nn.Module:
         torch.manual_seed(0)
-        model: nn.Module = (
-            Net()
-            if backend != "inductor"
-            else nn.Sequential(intaglio.QuantStub(), nn.Conv2d(3, 4, 1), nn.ReLU(), intaglio.DeQuantStub())
-        )
+        layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)]
+        model: nn.Module = nn.Sequential(intaglio.QuantStub(), *layers, intaglio.DeQuantStub())
         model.qconfig = qconfig or intaglio.get_default_qat_qconfig("x86")  # type: ignore[assignment]
         return intaglio.prepare_qat(intaglio.fuse_modules_qat(model.train()))
 
