@@ -3,6 +3,7 @@
 import copy
 import io
 import pickle
+import shutil
 import subprocess
 import sys
 import threading
@@ -258,19 +259,23 @@ def gradients_of(model: nn.Module) -> dict[str, Tensor]:
 )
 @pytest.mark.filterwarnings("ignore")  # of torch.compile itself
 def test_a_compiled_step_is_the_step(backend: str, qconfig: QConfig | None) -> None:
+    exact = backend != "inductor"
+    if not exact and shutil.which("g++") is None:
+        pytest.skip("no compiler")
     torch._dynamo.reset()
-    torch.manual_seed(0)
 
     def build() -> nn.Module:
         torch.manual_seed(0)
-        layers = [nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)]
+        layers: list[nn.Module] = [nn.Conv2d(3, 4, 3), nn.ReLU()]
+        if exact:  # what makes C++ takes long enough for these two
+            layers[1:1] = [nn.BatchNorm2d(4)]
+            layers += [nn.Flatten(), nn.Linear(64, 5)]
         model: nn.Module = nn.Sequential(intaglio.QuantStub(), *layers, intaglio.DeQuantStub())
         model.qconfig = qconfig or intaglio.get_default_qat_qconfig("x86")  # type: ignore[assignment]
         return intaglio.prepare_qat(intaglio.fuse_modules_qat(model.train()))
 
     plain, other = build(), build()
     compiled = torch.compile(other, backend=backend)
-    exact = backend != "inductor"
     for seed in range(3):
         found = []
         for model, called in ((plain, plain), (other, compiled)):

@@ -214,7 +214,9 @@ def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any
 
 def _check_hook(module: nn.Module, path: str) -> None:
     """Raise `ConversionError` for a module whose fake quantizer nothing calls any more."""
-    if not isinstance(observer_of(module), FakeQuantizeBase) or calls_its_rounder(module):
+    if vars(module).get("qconfig") is None or calls_its_rounder(module):
+        return
+    if not isinstance(observer_of(module), FakeQuantizeBase):
         return
     if not any(is_observing_hook(hook) for hook in module._forward_hooks.values()):
         raise ConversionError(
