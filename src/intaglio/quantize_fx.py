@@ -33,7 +33,7 @@ from intaglio.graph_passes.fusing import fuse_graph
 from intaglio.graph_passes.graphs import drop_dead_nodes
 from intaglio.graph_passes.modularize import drop_what_does_nothing, modularize
 from intaglio.graph_passes.preparing import Settings, normalize, prepare_alone, prepare_region, settings_of
-from intaglio.graph_passes.record import GRAPH_RECORD, SCORES, GraphRecord, graph_record
+from intaglio.graph_passes.record import GRAPH_RECORD, SCORES, GraphRecord, copy_wholly, graph_record
 from intaglio.graph_passes.restoring import restore_functions
 from intaglio.graph_passes.tracing import trace_model
 from intaglio.graph_passes.training_mode import drop_training_steps
@@ -129,7 +129,7 @@ def prepare_qat_fx(
     strict: bool = False,
     between_floats: Literal["static", "dynamic"] = "dynamic",
 ) -> nn.Module:
-    """Give a model that trains as it will compute when it is quantized: train it, `eval()`, then `convert_fx`.
+    """Give a model that trains as it will compute when quantized: train it, `eval()`, then `convert_fx`.
 
     As `prepare_fx`, for quantization-aware training: layers keep their batch norms until they are converted,
     values are rounded where they will be integers, and gradients pass straight through. The graph holds in
@@ -360,7 +360,7 @@ def attach_preserved_attrs_to_model(model: nn.Module, preserved_attrs: Mapping[s
 
 
 def check_float_model(model: Any, name: str, *, is_qat: bool = False) -> None:
-    """Raise `ConversionError` unless `model` is a float model that can be prepared, in eval mode but to train."""
+    """Raise `ConversionError` unless `model` is a float model to prepare, in eval mode but to train."""
     if not isinstance(model, nn.Module):
         raise ConversionError(f"{name} takes an nn.Module, not {type(model).__name__}")
     refuse_model(model)
@@ -391,4 +391,9 @@ def _nothing(record: GraphRecord, otherwise: str) -> str:
 def _finish(model: nn.Module, record: GraphRecord) -> None:
     kept: dict[str, str] = dict(getattr(model, RECORD, {}))
     kept.update({path: why for path, why in record.floats.items() if path in kept})
-    attach_preserved_attrs_to_model(model, record.preserved | {RECORD: kept, GRAPH_RECORD: record})
+    object.__setattr__(model, RECORD, kept)
+    attach_preserved_attrs_to_model(model, record.preserved)
+    object.__setattr__(model, GRAPH_RECORD, record)
+    for part in model.modules():
+        if isinstance(part, fx.GraphModule):
+            copy_wholly(part)

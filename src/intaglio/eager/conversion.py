@@ -16,12 +16,19 @@ import torch
 from torch import nn
 
 from intaglio.eager.hooks import give_hooks, hooks_of
-from intaglio.eager.observing import INPUT_MEAN, OBSERVER, is_observing_hook, observer_of
+from intaglio.eager.observing import (
+    INPUT_MEAN,
+    OBSERVER,
+    calls_its_rounder,
+    is_observing_hook,
+    observer_of,
+)
 from intaglio.eager.planning import paths_of
 from intaglio.eager.preparation import RECORD, prepare
 from intaglio.eager.sharing import lower_once
 from intaglio.eager.static_planning import is_dynamic
 from intaglio.errors import ConfigError, ConversionError
+from intaglio.fake_quantize import FakeQuantizeBase
 from intaglio.nn.copying import copy_model
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.fused import FusedModule
@@ -191,6 +198,7 @@ def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any
     for path, module in model.named_modules():
         if any(path.startswith(prefix) for prefix in inside):
             continue
+        _check_hook(module, path)
         plain = _settled(module, path)
         maker = _maker_of(plain, path, mapping, custom, choose, lowered)
         if maker is not None:
@@ -209,6 +217,20 @@ def _plan(model: nn.Module, mapping: Mapping[Any, Any], custom: Mapping[Any, Any
         )
     _check_seen(items, choose)
     return items
+
+
+def _check_hook(module: nn.Module, path: str) -> None:
+    """Raise `ConversionError` for a module whose fake quantizer nothing calls any more."""
+    if vars(module).get("qconfig") is None or calls_its_rounder(module):
+        return
+    if not isinstance(observer_of(module), FakeQuantizeBase):
+        return
+    if not any(is_observing_hook(hook) for hook in module._forward_hooks.values()):
+        raise ConversionError(
+            f"'{path}' ({type(module).__name__}) has a fake quantizer, but not the hook that calls it, so it "
+            "trained unrounded: something made the module anew after it was prepared, as "
+            "nn.SyncBatchNorm.convert_sync_batchnorm does; call that before you prepare the model"
+        )
 
 
 def _settled(module: nn.Module, path: str) -> nn.Module:

@@ -23,6 +23,7 @@ __all__ = [
     "INPUT_MEAN",
     "OBSERVER",
     "attach_observer",
+    "calls_its_rounder",
     "hang_observer",
     "is_observing_hook",
     "is_prepared",
@@ -100,7 +101,7 @@ def hang_observer(
         observer.to(tensors[0].device)
     setattr(module, OBSERVER, observer)
     if isinstance(observer, FakeQuantizeBase):
-        if not isinstance(module, (FloatFunctional, FusedModule, ResidualLayer)):  # which do so themselves
+        if not calls_its_rounder(module):
             module.register_forward_hook(round_output)
         return
     if input_channels is not None:
@@ -108,6 +109,11 @@ def hang_observer(
         module.add_module(INPUT_MEAN, recorder.to(tensors[0].device) if tensors else recorder)
     if not isinstance(module, FloatFunctional):  # which shows its results itself
         module.register_forward_hook(observe_output)
+
+
+def calls_its_rounder(module: nn.Module) -> bool:
+    """Whether the forward of `module` itself rounds what it gives, so that it needs no hook for that."""
+    return isinstance(module, (FloatFunctional, FusedModule, ResidualLayer))
 
 
 def is_observing_hook(hook: Any) -> bool:

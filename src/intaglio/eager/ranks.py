@@ -1,24 +1,27 @@
 """Several processes, one model: what was observed comes to agree on all ranks.
 
-In training `watch_ranks` lets every forward end with one small all-reduce: the moving averages of ranges and of
-batch norms become the mean over the ranks, which is what one process would have over all their batches.
-`SyncBatchNorm` does its own. After calibration `synchronize_observers` merges what each rank saw. Any backend of
-`torch.distributed` will do. May import fake_quantize, observer, nn and errors.
+In training `watch_ranks` lets every forward end with one small all-reduce: the moving averages of ranges and
+of batch norms become the mean over the ranks, which is what one process would have over all their batches.
+`SyncBatchNorm` does its own. After calibration `synchronize_observers` merges what each rank saw. The backend
+of `torch.distributed` must take tensors where the model is. May import fake_quantize, observer and errors.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from math import nan
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from intaglio.eager.observing import observing_hook
 from intaglio.errors import ConfigError
-from intaglio.fake_quantize import FakeQuantize, LearnedFakeQuantize
+from intaglio.fake_quantize import FakeQuantize, FixedQParamsFakeQuantize, LearnedFakeQuantize
 from intaglio.observer import (
+    FixedQParamsObserver,
     HistogramObserver,
     InputMean,
     MinMaxObserver,
@@ -26,7 +29,11 @@ from intaglio.observer import (
     MovingAveragePerChannelMinMaxObserver,
     ObserverBase,
     PerChannelMinMaxObserver,
+    RecordingObserver,
+    UniformQuantizationObserverBase,
 )
+from intaglio.observer.histogram import BUCKETS
+from intaglio.observer.observing import MERGED
 
 __all__ = ["agree_on_ranges", "synchronize_observers", "watch_ranks"]
 
@@ -46,30 +53,93 @@ def agree_on_ranges(model: nn.Module, inputs: Any = None, output: Any = None) ->
         _average(model)
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 @torch.no_grad()
 def _average(model: nn.Module) -> None:
-    if dist.get_world_size() == 1:
+    group = _group_of_forward()
+    if dist.get_world_size(group) == 1:
         return
+    # Every rank must name the same tensors, whichever parts of the model its data went through.
     rounders = [part for part in model.modules() if isinstance(part, FakeQuantize)]
     moved = [part for part in rounders if part.follows_data]
-    values = [value for part in moved for value in (part.observer.min_val, part.observer.max_val)]
-    values += list(_running_statistics(model))
-    learned = [part for part in rounders if isinstance(part, LearnedFakeQuantize) and part.is_fresh]
-    values += [value.data for part in learned for value in (part.scale, part.zero_point)]
-    if not values:
-        return
-    flat = torch.cat([value.detach().reshape(-1).double() for value in values])
+    widened = [part for part in rounders if not part.follows_data and _keeps_extremes(part)]
+    guessed = [part for part in rounders if _finds_scale(part) and part not in widened]
+    means = [value for part in moved for value in _ends(part)]
+    means += list(_running_statistics(model))
+    scales: list[tuple[FakeQuantize, Tensor]] = []
+    for part in guessed:
+        scales += [(part, part.scale), (part, part.zero_point)]
+    if means or scales:
+        found = [value.detach().reshape(-1).double() for value in means]
+        found += [
+            value.detach().reshape(-1).double() * (1.0 if part.has_range else nan) for part, value in scales
+        ]
+        is_known = _take_means(found, [*means, *(value for _, value in scales)], group)
+        for (part, _), known in zip(scales, is_known[len(means) :], strict=True):
+            if known and isinstance(part, LearnedFakeQuantize):
+                part.accept()
+    if widened:
+        ends = [_ends(part) for part in widened]
+        flat = torch.cat([torch.cat([-low.reshape(-1), high.reshape(-1)]) for low, high in ends])
+        dist.all_reduce(flat, dist.ReduceOp.MAX, group=group)
+        for (low, high), both in zip(
+            ends, flat.split_with_sizes([2 * low.numel() for low, _ in ends]), strict=True
+        ):
+            low.data.copy_(-both[: low.numel()].view(low.shape))
+            high.data.copy_(both[low.numel() :].view(high.shape))
+    for part in (*moved, *widened):
+        part.take_range()
+
+
+def _group_of_forward() -> Group:
+    """The processes of the `DistributedDataParallel` whose forward runs; all, if none does."""
+    active = getattr(DistributedDataParallel, "_active_ddp_module", None)
+    return getattr(active, "process_group", None)
+
+
+def _ends(part: FakeQuantize) -> tuple[Tensor, Tensor]:
+    observer = part.observer
+    assert isinstance(observer, UniformQuantizationObserverBase)
+    return observer.min_val, observer.max_val
+
+
+def _keeps_extremes(part: FakeQuantize) -> bool:
+    """Whether the range is that of all data seen."""
+    return _looks_at_data(part) and type(part.observer) in (MinMaxObserver, PerChannelMinMaxObserver)
+
+
+def _finds_scale(part: FakeQuantize) -> bool:
+    """Whether the scale is found by a search, or where a learned one starts: known to the rank alone."""
+    if isinstance(part, LearnedFakeQuantize):
+        return part.is_fresh and part.ch_axis is None
+    return _looks_at_data(part) and not part.follows_data and part.ch_axis is None
+
+
+def _looks_at_data(part: FakeQuantize) -> bool:
+    fixed = isinstance(part, (LearnedFakeQuantize, FixedQParamsFakeQuantize))
+    own = fixed or part.is_dynamic or part.rounds_rows or part.is_own_range
+    return not own and bool(part.observer_enabled)
+
+
+def _take_means(found: list[Tensor], values: list[Tensor], group: Group) -> list[bool]:
+    """Put into `values` the means over the ranks of what was `found`; gives of which any rank knew something.
+
+    NaN and infinity, which is what was not found, count for nothing.
+    """
+    flat = torch.cat(found)
     finite = torch.isfinite(flat)
     both = torch.stack([torch.where(finite, flat, 0.0), finite.double()])
-    dist.all_reduce(both)
-    found = torch.where(both[1] > 0, both[0] / both[1].clamp(min=1.0), flat)
-    for value, mean in zip(values, found.split([value.numel() for value in values]), strict=True):
-        value.copy_(mean.view(value.shape))
-    for part in moved:
-        part.take_range()
-    for part in learned:
-        part.is_fresh = False
+    dist.all_reduce(both, group=group)
+    for value, (total, count) in zip(
+        values, both.split_with_sizes([value.numel() for value in values], dim=1), strict=True
+    ):
+        mean = torch.where(count > 0, total / count.clamp(min=1.0), value.detach().reshape(-1).double())
+        mean = mean if value.is_floating_point() else mean.round()
+        # By `data`: what the backward pass keeps of these tensors it does not use, yet it counts changes.
+        value.data.copy_(mean.view(value.shape))
+    return [
+        bool((count > 0).any()) for count in both[1].split_with_sizes([value.numel() for value in values])
+    ]
 
 
 def _running_statistics(model: nn.Module) -> Iterator[Tensor]:
@@ -90,8 +160,9 @@ def synchronize_observers(model: nn.Module, group: Group = None) -> None:
     """Merge what the observers of `model` saw on each rank, so that all hold what one process would.
 
     Call it on every rank after each ran its share of the data through the prepared model, before `convert`.
-    Extremes, histograms and means merge without rounding: the parameters are, to the bit, those of one process
-    that ran the same batches, in any order. Moving averages depend on the order; theirs are averaged.
+    Extremes, histograms and means merge without rounding: the parameters are, to the bit, those of one
+    process that ran the same batches, in any order. Moving averages depend on the order; theirs are averaged.
+    More data may follow, and another call: what was merged before counts once.
 
     Parameters
     ----------
@@ -118,9 +189,16 @@ def synchronize_observers(model: nn.Module, group: Group = None) -> None:
         (path, part) for path, part in model.named_modules() if isinstance(part, (ObserverBase, InputMean))
     ]
     merger.check_alike([f"{path}:{type(part).__name__}" for path, part in parts])
+    if not parts:
+        raise ConfigError("the model has no observers: call prepare on it and run data through it")
     for path, part in parts:
-        merger.add(path, part)
+        merger.check(path, part)
+    for _, part in parts:
+        merger.add(part)
     merger.run()
+    for _, part in parts:
+        if isinstance(part, FakeQuantize) and not isinstance(part, LearnedFakeQuantize):
+            part.take_range()
 
 
 class _Merger:
@@ -128,7 +206,7 @@ class _Merger:
 
     def __init__(self, group: Group) -> None:
         self.group = group
-        self.waiting: dict[Any, list[tuple[Tensor, Callable[[Tensor], None]]]] = {}
+        self.waiting: dict[Any, list[tuple[Tensor, Callable[[Tensor], Any]]]] = {}
 
     def check_alike(self, names: list[str]) -> None:
         """Raise `ConfigError` unless every rank has the same observers."""
@@ -139,11 +217,28 @@ class _Merger:
                 "the ranks' models have different observers: prepare the same model on each rank"
             )
 
-    def add(self, path: str, part: nn.Module) -> None:
+    def check(self, path: str, part: nn.Module) -> None:
+        """Raise `ConfigError` for an observer that holds more than is known how to merge."""
+        if isinstance(part, (InputMean, FakeQuantize, FixedQParamsObserver)):
+            return
+        known = (
+            {"min_val", "max_val"} if isinstance(part, (MinMaxObserver, PerChannelMinMaxObserver)) else set()
+        )
+        known = {"min_val", "max_val", "counts"} if isinstance(part, HistogramObserver) else known
+        if not set(part._buffers) <= known or isinstance(part, RecordingObserver):
+            raise ConfigError(
+                f"'{path}': what a {type(part).__name__} saw cannot be merged over ranks: calibrate in one "
+                "process, or use an observer of intaglio"
+            )
+
+    def add(self, part: nn.Module) -> None:
         """Note what is to be merged of one observer."""
         if isinstance(part, InputMean):
             for name in ("sums", "count", "sizes"):
                 self._reduce(dist.ReduceOp.SUM, part, name)
+        elif isinstance(part, LearnedFakeQuantize) and part.ch_axis is None:
+            for name in ("scale", "zero_point"):
+                self._mean_of_learned(part, name)
         elif isinstance(part, (MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver)):
             self._agree_on_size(part)
             for name in ("min_val", "max_val"):
@@ -154,13 +249,8 @@ class _Merger:
             self._reduce(dist.ReduceOp.MAX, part, "max_val")
             if isinstance(part, HistogramObserver):
                 if not part.counts.numel():
-                    part.counts = torch.zeros(1 << 16, dtype=torch.int64)
+                    part.counts = torch.zeros(BUCKETS, dtype=torch.int64)
                 self._reduce(dist.ReduceOp.SUM, part, "counts")
-        elif part.state_dict() and not isinstance(part, FakeQuantize):
-            raise ConfigError(
-                f"'{path}': what a {type(part).__name__} saw cannot be merged over ranks: calibrate in one "
-                "process, or use an observer of intaglio"
-            )
 
     def _agree_on_size(self, part: Any) -> None:
         """Give a rank that saw nothing room for what the others saw."""
@@ -173,7 +263,31 @@ class _Merger:
     def _reduce(self, how: Any, part: nn.Module, name: str) -> None:
         value = part._buffers[name]
         assert value is not None
-        self.waiting.setdefault((how, value.dtype), []).append((value, value.copy_))
+        if how is not dist.ReduceOp.SUM:
+            self._wait(how, value, value.copy_)
+            return
+        # What all ranks have since they last merged counts once.
+        merged: dict[str, Tensor] = vars(part).setdefault(MERGED, {})
+        before = merged.get(name)
+
+        def take(found: Tensor) -> None:
+            value.copy_(found if before is None else found + before)
+            merged[name] = value.clone()
+
+        self._wait(how, value if before is None else value - before, take)
+
+    def _mean_of_learned(self, part: LearnedFakeQuantize, name: str) -> None:
+        held: Tensor = getattr(part, name)
+
+        def take(found: Tensor) -> None:
+            if bool(torch.isfinite(found).all()):
+                held.copy_(found if held.is_floating_point() else found.round())
+                part.accept()
+
+        self._wait("mean", held.detach().double() * (1.0 if part.has_range else nan), take)
+
+    def _wait(self, how: Any, value: Tensor, take: Callable[[Tensor], Any]) -> None:
+        self.waiting.setdefault((how, value.dtype), []).append((value, take))
 
     def run(self) -> None:
         """Reduce everything that was noted."""
@@ -181,12 +295,13 @@ class _Merger:
             flat = torch.cat([value.reshape(-1) for value, _ in entries])
             if how == "mean":
                 finite = torch.isfinite(flat)
-                both = torch.stack([torch.where(finite, flat, 0.0), finite.to(flat.dtype)])
+                both = torch.stack([torch.where(finite, flat, 0.0), finite.to(flat.dtype)]).double()
                 dist.all_reduce(both, group=self.group)
-                flat = torch.where(both[1] > 0, both[0] / both[1].clamp(min=1.0), flat)
+                mean = (both[0] / both[1].clamp(min=1.0)).to(flat.dtype)
+                flat = torch.where(both[1] > 0, mean, flat)
             else:
                 dist.all_reduce(flat, how, group=self.group)
-            for (value, take), merged in zip(
-                entries, flat.split([value.numel() for value, _ in entries]), strict=True
+            for (value, take), found in zip(
+                entries, flat.split_with_sizes([value.numel() for value, _ in entries]), strict=True
             ):
-                take(merged.view(value.shape))
+                take(found.view(value.shape))

@@ -25,11 +25,11 @@ from intaglio.nn.copying import copy_model
 from intaglio.nn.fused import FusedModule
 from intaglio.nn.normed import without_norm
 from intaglio.nn.residual import ResidualLayer
-from intaglio.nn.trained import form_of, train_layer
+from intaglio.nn.trained import check_rounder, form_of, train_layer
 from intaglio.nn.weight_hooks import check_weights, refresh_weights
 from intaglio.observer import FixedQParamsObserver, ObserverBase
 from intaglio.qparams import QParams
-from intaglio.rules import all_rules
+from intaglio.rules import TrainedForm, all_rules
 
 __all__ = ["prepare_qat", "quantize_qat"]
 
@@ -42,7 +42,7 @@ def prepare_qat(
     """Give a model that trains as it will compute when it is quantized.
 
     Weights are rounded where they are used and outputs where they are observed; gradients pass straight
-    through. Train it as the float model was trained, with a smaller learning rate, then `eval()` and `convert`.
+    through. Train it as the float model was, with a smaller learning rate, then `eval()` and `convert`.
     Make the optimizer afterwards: with `inplace` the parameters stay the same objects, but learned scales are
     new ones.
 
@@ -147,6 +147,9 @@ def _check(leaves: Sequence[Leaf]) -> None:
                 f"{type(weight).__name__}) and rounds nothing: training needs fake quantizers, as "
                 "intaglio.get_default_qat_qconfig('x86') has"
             )
+        _, form, path = _layer_of(leaf.module, leaf.paths[0])
+        if form is not None and leaf.observed_class is None and not isinstance(weight, nn.Identity):
+            check_rounder(form.rounder(leaf.qconfig)(), path)
         trainable |= any(parameter.requires_grad for parameter in leaf.module.parameters())
     if leaves and not trainable:
         raise ConversionError(
@@ -158,8 +161,7 @@ def _check(leaves: Sequence[Leaf]) -> None:
 def _prepare_leaf(leaf: Leaf) -> None:
     module, qconfig, path = leaf.module, leaf.qconfig, leaf.paths[0]
     dynamic = is_dynamic(qconfig)
-    layer, layer_path = _layer_of(module, path)
-    form = form_of(type(layer))
+    layer, form, layer_path = _layer_of(module, path)
     if form is not None and not isinstance(qconfig.weight(), nn.Identity):
         vars(layer)["qconfig"] = qconfig
         train_layer(layer, form, qconfig, layer_path, dynamic=dynamic)
@@ -170,15 +172,16 @@ def _prepare_leaf(leaf: Leaf) -> None:
         hang_observer(module, _fixed(output), path)
 
 
-def _layer_of(module: nn.Module, path: str) -> tuple[nn.Module, str]:
-    """The layer with weights in a fused one, and where it stands."""
+def _layer_of(module: nn.Module, path: str) -> tuple[nn.Module, TrainedForm | None, str]:
+    """The layer with weights in a fused one, how such layers train, and where it stands."""
     names = [path] if path else []
     while isinstance(module, (FusedModule, ResidualLayer)):
         names.append("0" if isinstance(module, FusedModule) else "layer")
         module = module.layer
     if without_norm(module) is not module:
         names.append("0")
-    return without_norm(module), ".".join(names)
+    layer = without_norm(module)
+    return layer, form_of(type(layer)), ".".join(names)
 
 
 def _fixed(output: QParams) -> FakeQuantizeBase:

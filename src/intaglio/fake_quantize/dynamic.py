@@ -21,9 +21,9 @@ def round_dynamically(x: Tensor, granularity: object = None) -> Tensor:
     `PerTensor()`, `PerGroup(size)` and `PerRow()` as dynamic qconfigs have them. Nothing is cut off, so the
     gradient passes everywhere. A row with NaN or infinity becomes NaN, as it does in the quantized layer.
 
-    >>> round_dynamically(torch.tensor([[0.0, 0.2, 1.0], [0.0, 0.4, 255.0]]))
+    >>> round_dynamically(torch.tensor([[0.0, 0.2, 1.0], [0.0, 0.009, 5.0]]))
     tensor([[0.0000, 0.2000, 1.0000],
-            [0.0000, 0.0000, 255.0000]])
+            [0.0000, 0.0000, 5.0000]])
     """
     if isinstance(granularity, PerTensor):
         return _rounded(x, (1, -1))
@@ -35,7 +35,7 @@ def round_dynamically(x: Tensor, granularity: object = None) -> Tensor:
 
 
 def round_samples(x: Tensor, dims: int) -> Tensor:
-    """`(N, C, *size)`, or one sample without N, each sample rounded by its own range; `size` has `dims` axes."""
+    """`(N, C, *size)`, or one sample without N, each rounded by its own range; `size` has `dims` axes."""
     return _rounded(x, (1 if x.dim() == dims + 1 else len(x), -1))
 
 

@@ -49,7 +49,7 @@ class LearnedFakeQuantize(FakeQuantize):
     15
     """
 
-    scale: nn.Parameter  # type: ignore[assignment]
+    scale: nn.Parameter
 
     def __init__(
         self,
@@ -62,7 +62,7 @@ class LearnedFakeQuantize(FakeQuantize):
         learn_zero_point: bool = False,
         **observer_kwargs: Any,
     ) -> None:
-        per_channel = {} if ch_axis is None else {"ch_axis": ch_axis}
+        per_channel: dict[str, Any] = {} if ch_axis is None else {"ch_axis": ch_axis}
         if observer is None:
             observer = HistogramObserver if ch_axis is None else PerChannelMSEObserver
             if ch_axis is not None:
@@ -75,8 +75,8 @@ class LearnedFakeQuantize(FakeQuantize):
             del self.zero_point
             self.zero_point = nn.Parameter(torch.zeros(1))
         self.register_buffer("initialized", torch.zeros(1, dtype=torch.uint8))
-        self.is_fresh = False
-        """Whether the scale started in the forward that runs: from this rank's data alone."""
+        self.is_fresh = ch_axis is None
+        """Whether other ranks have yet to agree on where the scale starts; that of weights they see alike."""
 
     initialized: Tensor
 
@@ -106,7 +106,10 @@ class LearnedFakeQuantize(FakeQuantize):
                     self.fake_quant_enabled == 1, self._round(x, clamp), torch.clamp(x, *clamp)
                 )
             torch._dynamo.graph_break()
-            return self._rounded_by_hand(x, clamp)
+            made: Tensor = self._rounded_by_hand(x, clamp)
+            return made
+        if self.ch_axis is not None:  # a weight, or it would be an odd one
+            self._check_finite(x)
         return super()._rounded(x, clamp)
 
     def _take(self, qparams: QParams | None) -> None:
@@ -117,7 +120,11 @@ class LearnedFakeQuantize(FakeQuantize):
             self.scale.copy_(qparams.scale.reshape(-1))
             self.zero_point.copy_(qparams.zero_point.reshape(-1))
             self.initialized.fill_(1)
-            self.is_fresh = self.ch_axis is None
+
+    def accept(self) -> None:
+        """Go on from the scale as it is: all ranks have it."""
+        self.initialized.fill_(1)
+        self.is_fresh = False
 
     def _observe(self, x: Tensor, clamp: Clamp) -> None:
         observer = self.observer

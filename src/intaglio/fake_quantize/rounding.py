@@ -8,6 +8,7 @@ qparams and errors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -53,10 +54,10 @@ ROUNDED_BY = "rounded_by"
 
 
 class FakeQuantizeBase(ObserverBase):
-    """What every fake quantizer is: an observer with two switches, `fake_quant_enabled` and `observer_enabled`.
+    """Every fake quantizer: an observer with two switches, `fake_quant_enabled` and `observer_enabled`.
 
-    Both are `(1,) uint8` buffers, so that checkpoints hold them. A subclass defines `forward`, and `choose` or
-    in the legacy manner `calculate_qparams`.
+    Both are `(1,) uint8` buffers, so that checkpoints hold them. A subclass defines `forward`, and `choose`
+    or in the legacy manner `calculate_qparams`.
     """
 
     fake_quant_enabled: Tensor
@@ -101,7 +102,7 @@ class FakeQuantize(FakeQuantizeBase):
     Parameters
     ----------
     observer : an observer class or factory
-        `MovingAverageMinMaxObserver` by default; its range with `averaging_constant=1` is that of each tensor.
+        `MovingAverageMinMaxObserver` by default; with `averaging_constant=1` it finds each tensor's range.
     quant_min, quant_max : int, optional
         Limits of the integers, where narrower than those of the observer's dtype: -8 and 7 give 4 bits.
     is_dynamic : bool
@@ -227,7 +228,7 @@ class FakeQuantize(FakeQuantizeBase):
         if looks and x.numel() and self._moves() and is_for_kernels(x):
             if self.ch_axis is None:
                 return self._moved_by_kernel(x, clamp, rounds)
-            if self._is_own_range() and self.ch_axis == 0:
+            if self.is_own_range and self.ch_axis == 0:
                 return self._own_by_kernel(x, rounds)
         if looks:
             self._observe(x.detach(), clamp)
@@ -243,7 +244,7 @@ class FakeQuantize(FakeQuantizeBase):
     @property
     def follows_data(self) -> bool:
         """Whether training moves the range with the data that comes: each rank has its own."""
-        return self._moves() and not self._is_own_range() and bool(self.observer_enabled)
+        return self._moves() and not self.is_own_range and bool(self.observer_enabled)
 
     def take_range(self) -> None:
         """Round by what the observer holds now."""
@@ -264,14 +265,15 @@ class FakeQuantize(FakeQuantizeBase):
     def _looks(self) -> bool:
         if not bool(self.observer_enabled):
             return False
-        return self.training or self._is_own_range() or not self._rounds() or not self.has_range
+        return self.training or self.is_own_range or not self._rounds() or not self.has_range
 
     def _moves(self) -> bool:
         """Whether the range is a moving average, and nothing but."""
         return type(self.observer) in (MovingAverageMinMaxObserver, MovingAveragePerChannelMinMaxObserver)
 
-    def _is_own_range(self) -> bool:
-        """Whether the range is that of the last tensor alone: a weight's, which is there whenever it is asked."""
+    @property
+    def is_own_range(self) -> bool:
+        """Whether the range is that of the last tensor alone: a weight's, there whenever it is asked for."""
         return self._moves() and getattr(self.observer, "averaging_constant", 0.0) == 1.0
 
     # ---- Kernels -------------------------------------------------------------------------------------------
@@ -323,6 +325,15 @@ class FakeQuantize(FakeQuantizeBase):
             if buffer.shape != (channels,):
                 owner._buffers[name] = buffer.new_full((channels,), value)
 
+    def _check_finite(self, weight: Tensor) -> None:
+        """Raise `TrainingError`, naming the channel, for a weight that holds NaN or infinity."""
+        if weight.numel() and not all(math.isfinite(float(end)) for end in torch.aminmax(weight.detach())):
+            finite = torch.isfinite(weight.detach())
+            channels = (
+                finite.movedim(self.ch_axis or 0, 0).flatten(1) if weight.dim() > 1 else finite[:, None]
+            )
+            raise self._not_finite(int((~channels.all(1)).nonzero()[0]))
+
     def _not_finite(self, row: int) -> TrainingError:
         return TrainingError(
             f"'{self.name}': channel {row} of the weight holds NaN or infinity: the last step went wrong. Go "
@@ -342,7 +353,8 @@ class FakeQuantize(FakeQuantizeBase):
             seen = (observer.min_val <= observer.max_val).all()
         elif self.training:
             torch._dynamo.graph_break()
-            return self._rounded_by_hand(x, clamp)
+            made: Tensor = self._rounded_by_hand(x, clamp)
+            return made
         else:
             seen = torch.ones((), dtype=torch.bool, device=x.device)
         rounds = (self.fake_quant_enabled == 1) & seen
@@ -355,7 +367,7 @@ class FakeQuantize(FakeQuantizeBase):
     def _move_traced(self, x: Tensor, clamp: Clamp, observer: Any) -> None:
         constant = observer.averaging_constant
         looks = self.observer_enabled == 1
-        if not self.training and not self._is_own_range():
+        if not self.training and not self.is_own_range:
             looks = looks & ((self.fake_quant_enabled == 0) | (observer.min_val > observer.max_val).any())
         if self.ch_axis is None:
             found = moved_range(x, observer.min_val, observer.max_val, constant, *clamp)
@@ -370,11 +382,11 @@ class FakeQuantize(FakeQuantizeBase):
                 unseen = torch.isinf(held)
                 moved = torch.where(unseen, value, held + constant * (value - held))
                 held.copy_(torch.where(looks, moved, held))
-        scale, zero_point = self._parameters(observer)
+        scale, zero_point = self._traced_parameters(observer)
         self.scale.copy_(scale)
         self.zero_point.copy_(zero_point)
 
-    def _parameters(self, observer: UniformQuantizationObserverBase) -> tuple[Tensor, Tensor]:
+    def _traced_parameters(self, observer: UniformQuantizationObserverBase) -> tuple[Tensor, Tensor]:
         if observer.symmetric:
             low, high = self.limits
             reach = torch.maximum(-observer.min_val.clamp(max=0.0), observer.max_val.clamp(min=0.0))
@@ -388,11 +400,8 @@ class FakeQuantize(FakeQuantizeBase):
         """Show `x` to the observer and take its parameters."""
         observer = self.observer
         observer.name = self.name
-        if self._is_own_range() and x.numel():
-            finite = torch.isfinite(x)
-            if not bool(finite.all()):
-                channels = finite.movedim(self.ch_axis or 0, 0).flatten(1) if x.dim() > 1 else finite[:, None]
-                raise self._not_finite(int((~channels.all(1)).nonzero()[0]))
+        if self.is_own_range:
+            self._check_finite(x)
         observer(x if clamp == OPEN else torch.clamp(x, *clamp))
         if self.has_range:
             self._take(observer.choose())
@@ -474,8 +483,8 @@ class FusedMovingAvgObsFakeQuantize(FakeQuantize):
         super().__init__(observer, quant_min, quant_max, is_dynamic, **observer_kwargs)
         if not self._moves():
             raise ConfigError(
-                f"FusedMovingAvgObsFakeQuantize takes MovingAverageMinMaxObserver or its per-channel form, not "
-                f"{type(self.observer).__name__}: use FakeQuantize"
+                "FusedMovingAvgObsFakeQuantize takes MovingAverageMinMaxObserver or its per-channel form, "
+                f"not {type(self.observer).__name__}: use FakeQuantize"
             )
 
 

@@ -29,7 +29,7 @@ class NormedLayer(nn.Sequential):
     dict holds whether it does.
 
     >>> normed = NormedLayer(nn.Conv2d(3, 4, 1), nn.BatchNorm2d(4))
-    >>> normed.freeze_bn_stats()
+    >>> _ = normed.freeze_bn_stats()
     >>> normed.train()[1].training
     False
     """

@@ -2,8 +2,8 @@
 
 `train_layer` gives a layer a class of its own, derived from `TrainedLayer` and the class that it had: to
 `isinstance` it stays what it was, it keeps its parameters, hooks and names in the state dict, and it gains a
-fake quantizer beside each weight that is rounded. How a kind of layer trains is the `TrainedForm` of its rule.
-May import fake_quantize, rules, qconfig and errors.
+fake quantizer beside each weight that is rounded. How a kind of layer trains says the `TrainedForm` of its
+rule. May import fake_quantize, rules, qconfig and errors.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from intaglio.fake_quantize import FakeQuantize, FakeQuantizeBase, LearnedFakeQu
 from intaglio.qconfig import QConfig
 from intaglio.rules import TrainedForm, all_rules
 
-__all__ = ["TrainedLayer", "fake_quantizer_name", "train_layer"]
+__all__ = ["TrainedLayer", "check_rounder", "fake_quantizer_name", "form_of", "train_layer"]
 
 
 LARGE = 1 << 14
@@ -73,7 +73,7 @@ class TrainedLayer(nn.Module):
         return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
 
     def forward_folded(self, factor: Tensor, *args: Any, **kwargs: Any) -> Any:
-        """As `forward`, with the weight rounded as a batch norm of this `(out_channels,)` factor leaves it."""
+        """As `forward`, the weight rounded as a batch norm of this `(out_channels,)` factor leaves it."""
         (name,) = self.form.weights(self)
         rows = self.form.rows(self, self.weight_named(name))
         beside = factor.view(-1, *[1] * (rows.dim() - 1))
@@ -130,16 +130,21 @@ def fake_quantizer_name(weight: str) -> str:
     return weight.replace(".", "_") + "_fake_quant"
 
 
+def check_rounder(rounder: object, path: str) -> None:
+    """Raise `ConfigError` unless what a qconfig made for the weights of a layer rounds them."""
+    if not isinstance(rounder, FakeQuantizeBase):
+        raise ConfigError(
+            f"'{path}': its qconfig's weight is a {type(rounder).__name__}, which only observes: training "
+            "needs a fake quantizer, as intaglio.get_default_qat_qconfig('x86') has"
+        )
+
+
 def train_layer(layer: nn.Module, form: TrainedForm, qconfig: QConfig, path: str, *, dynamic: bool) -> None:
     """Make `layer` a `TrainedLayer`, in place; `ConfigError` for a qconfig that rounds no weights."""
     made = {}
     for name in form.weights(layer):
         rounder = form.rounder(qconfig)()
-        if not isinstance(rounder, FakeQuantizeBase):
-            raise ConfigError(
-                f"'{path}': its qconfig's weight is a {type(rounder).__name__}, which only observes: training "
-                "needs a fake quantizer, as intaglio.get_default_qat_qconfig('x86') has"
-            )
+        check_rounder(rounder, path)
         rounder.name = f"{path}.{name}" if path else name
         made[name] = rounder
     layer.__class__ = _class_of(type(layer))

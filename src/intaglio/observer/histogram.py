@@ -19,7 +19,7 @@ from torch import Tensor
 
 from intaglio.errors import ConfigError
 from intaglio.observer.min_max import NOT_FINITE
-from intaglio.observer.observing import UniformQuantizationObserverBase
+from intaglio.observer.observing import MERGED, UniformQuantizationObserverBase
 from intaglio.observer.searching import (
     Distribution,
     least_divergence_range,
@@ -155,8 +155,9 @@ class HistogramObserver(UniformQuantizationObserverBase):
         buckets, counts = state_dict.pop(prefix + "buckets", None), state_dict.pop(prefix + "counts", None)
         legacy = state_dict.pop(prefix + "histogram", None)
         super()._load_from_state_dict(state_dict, prefix, *args)
+        vars(self).pop(MERGED, None)
         if buckets is not None and counts is not None:
-            self.counts = torch.zeros(BUCKETS, dtype=torch.int64)
+            self.counts = torch.zeros(BUCKETS if len(buckets) else 0, dtype=torch.int64)
             self.counts[buckets.long()] = counts.long()
         elif legacy is not None and bool(self.min_val <= self.max_val):
             low, high = self.min_val.double(), self.max_val.double()

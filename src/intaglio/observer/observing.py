@@ -24,6 +24,9 @@ __all__ = [
     "UniformQuantizationObserverBase",
 ]
 
+MERGED = "merged"
+"""Attribute of an observer: of each buffer that adds up, what ranks have merged; gone when it forgets."""
+
 FEW_LEVELS = 16
 """A range of which the values seen reach fewer integers than this is worth a warning."""
 
@@ -106,6 +109,15 @@ class ObserverBase(nn.Module):
     def with_callable_args(cls, **kwargs: Callable[[], Any]) -> ObserverFactory:
         """A factory that asks for some arguments anew for each observer."""
         return ObserverFactory(cls, None, kwargs)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Any:
+        """Go to another device, but not to another dtype: in `model.half()` ranges stay float32."""
+
+        def keep_dtype(held: Tensor) -> Tensor:
+            made = fn(held)
+            return made if made.dtype is held.dtype else held.to(made.device)
+
+        return super()._apply(keep_dtype, recurse)  # type: ignore[no-untyped-call]
 
     def forward(self, x: Tensor) -> Tensor:
         """Look at `x`, if this observer looks at anything, and give it back."""
@@ -223,6 +235,7 @@ class UniformQuantizationObserverBase(ObserverBase):
         """Forget what was seen."""
         self.min_val, self.max_val = self._nothing(torch.inf), self._nothing(-torch.inf)
         self._warned.clear()
+        vars(self).pop(MERGED, None)
 
     def range(self) -> tuple[Tensor, Tensor]:
         """The lowest and the highest value to represent; `ConfigError` if nothing was seen."""
