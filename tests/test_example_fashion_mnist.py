@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import re
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,8 +15,12 @@ from click.testing import CliRunner
 from examples.fashion_mnist import __main__ as command
 from examples.fashion_mnist.data import _read_idx, read_fashion_mnist
 from examples.fashion_mnist.report import Run, Score, render_markdown, spread_of
+from examples.fashion_mnist.study import _Pace
 from examples.fashion_mnist.train import Network, augment, normalize, predict
 from intaglio.demo.errors import CarrierError
+
+ROOT = Path(__file__).parent.parent
+RESULTS = ROOT / "examples" / "fashion_mnist" / "results"
 
 
 @pytest.fixture
@@ -93,6 +99,37 @@ def test_the_picture_is_the_same_for_the_same_figures(run: Run, tmp_path: Path) 
         draw_accuracy(run, path)
     assert paths[0].read_bytes() == paths[1].read_bytes()
     assert b"</svg>" in paths[0].read_bytes()
+
+
+def test_the_page_says_what_was_found() -> None:
+    found = Run.read(RESULTS / "results.json")
+    page = (ROOT / "docs" / "fashion-mnist.md").read_text(encoding="utf-8")
+    scores = found.scores
+    rows = [
+        f"| {bits} bits | {spread_of(scores, 'PTQ', bits)} % | {spread_of(scores, 'QAT', bits)} % "
+        f"| {spread_of(scores, 'QAT', bits, minus_float=True)} |"
+        for bits in (8, 4, 3, 2)
+    ]
+    assert [line for line in page.splitlines() if re.match(r"\| \d bits", line)] == rows
+    assert f"Float32: {spread_of(found.scores, 'float', 32)} %" in page
+    changed = [score.changed for score in found.scores if score.method == "QAT"]
+    assert (sum(changed), len(changed)) == (0, 12) or "none\nwas classed differently" not in page
+    picture = (ROOT / "docs" / "fashion-mnist.svg").read_bytes()
+    assert picture == (RESULTS / "accuracy.svg").read_bytes()
+    assert (RESULTS / "RESULTS.md").read_text(encoding="utf-8") == render_markdown(found)
+
+
+def test_progress_says_how_long_all_networks_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[str, float, float]] = []
+    monkeypatch.setattr(time, "monotonic", lambda: 50.0)  # when 50 of 600 steps are done
+    pace = _Pace(600, lambda *step: seen.append(step), began=0.0)
+    first = pace.follow("float", 100)
+    for _ in range(50):
+        first(0.0)
+    assert seen[0] == ("float", 0, 100)
+    assert seen[-1] == ("all networks: about 10 min", 50, 600)
+    pace.follow("4 bits", 50)(0.0)
+    assert seen[-2:] == [("4 bits; about 9 min to go", 1, 50), ("all networks: about 10 min", 51, 600)]
 
 
 @pytest.mark.real

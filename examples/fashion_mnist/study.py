@@ -5,8 +5,9 @@ Imports: torch, and the records of `report`. Neighbours: `train` is what it call
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
@@ -26,6 +27,8 @@ from intaglio.demo.fetching import OnProgress
 
 __all__ = ["Study", "run_study"]
 
+STEPS_BEFORE_GUESS = 50
+
 
 @dataclass(frozen=True)
 class Study:
@@ -41,12 +44,18 @@ class Study:
     quantized_recipe: Recipe = QUANTIZED
     calibration: int = 2048
 
+    def steps(self, pictures: int) -> int:
+        """Of all trainings together; one with rounding costs about as much as one in float."""
+        rounded = len(self.bits) * self.quantized_recipe.steps(pictures)
+        return len(self.seeds) * (self.float_recipe.steps(pictures) + rounded)
+
 
 def run_study(study: Study, train: Pictures, judged: Pictures, on_progress: OnProgress) -> Iterator[Score]:
     """Train and judge one network after the other; those of a seed start from its float network."""
+    pace = _Pace(study.steps(len(train.pixels)), on_progress)
     for seed in study.seeds:
         steps = study.float_recipe.steps(len(train.pixels))
-        on_step = _count_steps(f"seed {seed}: float", steps, on_progress)
+        on_step = pace.follow(f"seed {seed}: float", steps)
         model = train_float(*train, study.float_recipe, seed=seed, on_step=on_step)
         yield Score(seed, "float", 32, _accuracy(predict(model, judged.pixels), judged.labels))
         for bits in study.bits:
@@ -54,7 +63,7 @@ def run_study(study: Study, train: Pictures, judged: Pictures, on_progress: OnPr
             quantized: nn.Module = quantize_after_training(model, few, bits=bits)
             yield Score(seed, "PTQ", bits, _accuracy(predict(quantized, judged.pixels), judged.labels))
             steps = study.quantized_recipe.steps(len(train.pixels))
-            on_step = _count_steps(f"seed {seed}: {bits} bits", steps, on_progress)
+            on_step = pace.follow(f"seed {seed}: {bits} bits", steps)
             simulated, quantized = train_quantized(
                 model, *train, study.quantized_recipe, bits=bits, seed=seed, on_step=on_step
             )
@@ -74,13 +83,36 @@ def _accuracy(logits: Tensor, labels: Tensor) -> float:
     return round(100 * (logits.argmax(1) == labels).double().mean().item(), 4)
 
 
-def _count_steps(label: str, steps: int, on_progress: OnProgress) -> OnStep:
-    done = 0
+@dataclass
+class _Pace:
+    """Says how far the networks are, and after some steps how long all of them will take."""
 
-    def on_step(loss: float) -> None:
-        nonlocal done
-        done += 1
-        on_progress(label, done, steps)
+    total: int
+    on_progress: OnProgress
+    done: int = 0
+    began: float = field(default_factory=time.monotonic)
+    whole: str = ""
 
-    on_progress(label, 0, steps)
-    return on_step
+    def follow(self, label: str, steps: int) -> OnStep:
+        """What to call at each of the `steps` of a network."""
+        if self.whole:
+            label = f"{label}; {self._time_for(self.total - self.done)} to go"
+        taken = 0
+
+        def on_step(loss: float) -> None:
+            nonlocal taken
+            taken += 1
+            self.done += 1
+            self.on_progress(label, taken, steps)
+            if not self.whole and self.done >= STEPS_BEFORE_GUESS:
+                self.whole = f"all networks: {self._time_for(self.total)}"
+            if self.whole:
+                self.on_progress(self.whole, self.done, self.total)
+
+        self.on_progress(label, 0, steps)
+        return on_step
+
+    def _time_for(self, steps: int) -> str:
+        """What so many steps take at the pace so far."""
+        minutes = steps * (time.monotonic() - self.began) / self.done / 60
+        return "less than a minute" if minutes < 1 else f"about {minutes:.0f} min"
