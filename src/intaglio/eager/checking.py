@@ -37,8 +37,8 @@ def check_training(model: nn.Module, optimizer: torch.optim.Optimizer | None = N
     ConversionError
         The model has nothing to train.
     TrainingError
-        `optimizer` lacks parameters of `model`, as it does if it was made before `prepare_qat`; or a weight or
-        a gradient holds NaN or infinity, as after a loss scale that overflowed.
+        `optimizer` lacks parameters of `model`, as it does if it was made before `prepare_qat`; or a weight
+        or a gradient holds NaN or infinity, as after a loss scale that overflowed.
 
     Examples
     --------
@@ -69,8 +69,8 @@ model.parameters(), or add them with optimizer.add_param_group
     ]
     if gradients:
         raise TrainingError(
-            f"the gradients of {_some(gradients)} hold NaN or infinity: do not step; lower the learning rate or "
-            "the loss scale (torch.amp.GradScaler leaves out such steps by itself), or clip the gradients"
+            f"the gradients of {_some(gradients)} hold NaN or infinity: do not step; lower the learning rate "
+            "or the loss scale (torch.amp.GradScaler leaves out such steps by itself), or clip the gradients"
         )
 
 
@@ -110,8 +110,8 @@ class ParameterWatch:
             return  # some layer that this task does not use
         named = still if len(still) == len(held) else rounders
         warnings.warn(
-            f"{PATIENCE} forwards in training, and nothing has stepped {_some(named)}: make the optimizer after "
-            "prepare_qat, of the prepared model's parameters",
+            f"{PATIENCE} forwards in training, and nothing has stepped {_some(named)}: make the optimizer "
+            "after prepare_qat, of the prepared model's parameters",
             TrainingWarning,
             stacklevel=4,
         )

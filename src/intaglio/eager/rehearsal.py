@@ -100,7 +100,7 @@ _parameters: WeakKeyDictionary[nn.Module, tuple[tuple[float, float], QParams]] =
 
 
 def _parameters_of(rounder: FakeQuantize) -> QParams | None:
-    """Its parameters in uint8: the same object while they stay the same, so that plans made for it are kept."""
+    """Its parameters in uint8: the same object while they stay the same, so that plans for it are kept."""
     if not rounder.has_range or not bool(rounder.fake_quant_enabled):
         return None
     found = rounder.choose()

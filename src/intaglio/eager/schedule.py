@@ -46,7 +46,8 @@ def update_bn_stats(mod: nn.Module) -> None:
 class FreezeSchedule:
     """Starts and stops parts of quantization-aware training at given steps, as a learning rate schedule does.
 
-    Count epochs or batches, whichever you call `step` for. A checkpoint takes `state_dict()` beside the model's.
+    Count epochs or batches, whichever you call `step` for. A checkpoint takes `state_dict()` beside that of
+    the model.
 
     Parameters
     ----------
@@ -133,14 +134,14 @@ def reestimate_batch_norm(
     Raises
     ------
     ConfigError
-        There is no data; the statistics are as they were.
+        There is no data. The statistics are then as they were, and so they are if a batch cannot be run.
     """
     norms = [
         part for part in model.modules() if isinstance(part, BatchNorm) and part.running_mean is not None
     ]
     modes = {part: part.training for part in model.modules()}
-    before = [(norm.momentum, *(buffer.clone() for buffer in norm.buffers())) for norm in norms]
-    batches = 0
+    before = [(norm.momentum, [buffer.clone() for buffer in norm.buffers()]) for norm in norms]
+    batches, is_done = 0, False
     model.eval()
     try:
         for norm in norms:
@@ -150,11 +151,12 @@ def reestimate_batch_norm(
         for batch in data:
             _forward(model, batch) if forward is None else forward(model, batch)
             batches += 1
+        is_done = batches > 0
     finally:
-        for norm, (momentum, *buffers) in zip(norms, before, strict=True):
+        for norm, (momentum, buffers) in zip(norms, before, strict=True):
             norm.momentum = momentum
             for buffer, old in zip(norm.buffers(), buffers, strict=True):
-                if batches == 0:
+                if not is_done:
                     buffer.copy_(old)
         for part, training in modes.items():
             part.training = training

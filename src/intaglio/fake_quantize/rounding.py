@@ -239,7 +239,7 @@ class FakeQuantize(FakeQuantizeBase):
     @property
     def is_repeatable(self) -> bool:
         """Whether rounding a tensor twice gives the same twice, and leaves this as it is."""
-        return self._is_own_range() or not self._looks()
+        return self.is_own_range or not self._looks()
 
     @property
     def follows_data(self) -> bool:

@@ -77,7 +77,7 @@ def round_observed(
     `held` are `min_val`, `max_val`, `scale` and `zero_point`, which are changed in place. Gives what `x`
     becomes, None if not `rounds`, and whether all of `x` was finite.
     """
-    arguments = (averaging_constant, *limits, symmetric, eps, *clamp, rounds)
+    arguments: Any = (averaging_constant, *limits, symmetric, eps, *clamp, rounds)
     if not rounds:
         return None, kernels.fake_quantize_observed(x.detach(), *held, *arguments)[2]
     made: tuple[Tensor, bool] = _KernelObserved.apply(x, held, arguments)  # type: ignore[no-untyped-call]
@@ -131,14 +131,14 @@ class _Masked(torch.autograd.Function):
     """What passes the gradient where a bit is set."""
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *others: Any) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *others: Any) -> tuple[Any, ...]:
         (mask,) = ctx.saved_tensors
         return (kernels.apply_mask(grad, mask, ctx.strides), *[None] * ctx.others)
 
 
 class _KernelValues(_Masked):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: float, zero_point: int, limits: Limits, clamp: Clamp) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, scale: float, zero_point: int, limits: Limits, clamp: Clamp) -> Tensor:
         y, mask = kernels.fake_quantize_values(x, scale, zero_point, *limits, *clamp)
         ctx.save_for_backward(mask)
         ctx.strides, ctx.others = x.stride(), 4
@@ -147,7 +147,7 @@ class _KernelValues(_Masked):
 
 class _KernelObserved(_Masked):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, held: tuple[Tensor, ...], arguments: Any) -> tuple[Tensor, bool]:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, held: Any, arguments: Any) -> tuple[Tensor | None, bool]:
         y, mask, is_finite = kernels.fake_quantize_observed(x, *held, *arguments)
         ctx.save_for_backward(mask)
         ctx.strides, ctx.others = x.stride(), 2
@@ -156,7 +156,7 @@ class _KernelObserved(_Masked):
 
 class _KernelRows(_Masked):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, limits: Limits) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, limits: Limits) -> Tensor:
         rows, back = _rows_in_memory(x)
         y, mask = kernels.fake_quantize_rows(rows, scale, zero_point, *limits)
         ctx.save_for_backward(mask)
@@ -166,19 +166,20 @@ class _KernelRows(_Masked):
 
 class _KernelWeight(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, weight: Tensor, held: tuple[Tensor, ...], most: int) -> tuple[Tensor, int]:  # type: ignore[override]
+    def forward(ctx: Any, weight: Tensor, held: Any, most: int) -> tuple[Tensor, int]:
         rows, back = _rows_in_memory(weight)
-        y, row = kernels.fake_quantize_weight(rows, *held, most)
+        low, high, scale = held
+        y, row = kernels.fake_quantize_weight(rows, low, high, scale, most)
         return y.permute(back), row
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor, *others: Any) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor, *others: Any) -> tuple[Any, ...]:
         return grad, None, None
 
 
 class _KernelLearned(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         scale: Tensor,
@@ -197,7 +198,7 @@ class _KernelLearned(torch.autograd.Function):
         return kernels.fake_quantize_values(x, float(scale), round(float(zero_point)), *limits, *clamp)[0]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, scale, zero_point = ctx.saved_tensors
         back = ctx.back
         if back is not None:
@@ -214,20 +215,20 @@ class _PlainValues(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any, x: Tensor, scale: Tensor, zero_point: Tensor, limits: Limits, clamp: Clamp
-    ) -> Tensor:  # type: ignore[override]
+    ) -> Tensor:
         y, inside = plain.fake_quantize(x, scale, zero_point, *limits, *clamp)
         ctx.save_for_backward(inside)
         return y
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         (inside,) = ctx.saved_tensors
         return torch.where(inside, grad, 0.0), None, None, None, None
 
 
 class _PlainLearned(torch.autograd.Function):
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         ctx: Any,
         x: Tensor,
         scale: Tensor,
@@ -242,7 +243,7 @@ class _PlainLearned(torch.autograd.Function):
         return plain.fake_quantize(x, scale.view(shape), zero_point.round().view(shape), *limits, *clamp)[0]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         x, scale, zero_point = ctx.saved_tensors
         found = plain.learned_gradients(
             grad, x, scale.view(ctx.shape), zero_point.round().view(ctx.shape), *ctx.limits, *ctx.clamp
@@ -254,11 +255,11 @@ class _PlainLearned(torch.autograd.Function):
 
 class _Kept(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, x: Tensor, rounded: Tensor) -> Tensor:  # type: ignore[override]
+    def forward(ctx: Any, x: Tensor, rounded: Tensor) -> Tensor:
         return rounded.view_as(rounded)
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         return grad, None
 
 

@@ -320,13 +320,14 @@ def _gives_first_only(node: fx.Node) -> bool:
 
 _AVERAGES = frozenset(
     """
-    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d interpolate mean
+    avg_pool1d avg_pool2d avg_pool3d adaptive_avg_pool1d adaptive_avg_pool2d adaptive_avg_pool3d
+    interpolate mean
     """.split()
 )
 
 
 def keep_on_integers(gm: fx.GraphModule, plan: Integers) -> None:
-    """For training: let functions between layers work in steps of what they take, as they will on integers."""
+    """For training: let functions between layers work in steps of what they take, as on integers."""
     for node in list(gm.graph.nodes):
         is_call = node.op in ("call_function", "call_method") and node in plan.nodes
         if not is_call or not node.args or node.args[0] not in plan.nodes or node.target is operator.getitem:

@@ -90,7 +90,7 @@ class Tracer(fx.Tracer):
         return made
 
     def forget(self) -> None:
-        """Let go of all values: proxies and patches that live on a while hold the tracer, but nothing large."""
+        """Let go of all values: what lives on for a while and holds the tracer then holds nothing large."""
         self.values.clear()
         self.calls.clear()
         self._given, self._pending = (), []

@@ -55,7 +55,7 @@ def _train(
     if module.quantizes_input and module.rounds:
         x = round_samples(x, dims)
     sizes = (module.stride, module.padding, module.kernel_size, dims, module.dilation)
-    padding = module._output_padding(x, output_size, *sizes)  # type: ignore[arg-type]
+    padding = module._output_padding(x, output_size, *sizes)
     return _FUNCTIONS[dims](
         *(x, weights["weight"], module.bias, module.stride, module.padding),
         *(padding, module.groups, module.dilation),

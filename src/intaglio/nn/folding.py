@@ -85,7 +85,7 @@ def _beside(factor: Tensor, layer: nn.Module, weight: Tensor) -> Tensor:
     if not isinstance(layer, _TRANSPOSED):
         return factor.reshape(-1, *[1] * (weight.dim() - 1))
     # Stored as (inputs, outputs / groups, ...), the inputs of each group after those of the one before.
-    groups = int(layer.groups)  # type: ignore[arg-type]
+    groups = int(layer.groups)
     rows = factor.reshape(groups, -1).repeat_interleave(len(weight) // groups, 0)
     return rows.reshape(*rows.shape, *[1] * (weight.dim() - 2))
 

@@ -54,7 +54,7 @@ def _example(make: Callable[[], nn.Module], norm: nn.Module, *shape: int) -> Cal
     def example() -> tuple[nn.Module, tuple[Tensor]]:
         with torch.no_grad():
             for tensor in (norm.weight, norm.bias, norm.running_mean):
-                tensor.normal_()  # type: ignore[union-attr, operator]
+                tensor.normal_()  # type: ignore[operator]
         return NormedLayer(make(), norm).eval(), (torch.randn(*shape),)
 
     return example

@@ -1,4 +1,4 @@
-"""How LSTM, GRU and RNN train for quantization: the arithmetic of rnn.py's kernels, in float and step by step.
+"""How LSTM, GRU and RNN train for quantization: the arithmetic of rnn.py's kernels in float, step by step.
 
 Weights are rounded per row of each gate, inputs and hidden states by the range of each row of the batch, at
 every step, as the quantized layer does; gates and cell states stay float. May import fake_quantize, trained,
@@ -79,7 +79,7 @@ def _run(
     cell: _Cell, x: Tensor, sizes: list[int], states: States, *, backwards: bool
 ) -> tuple[Tensor, States]:
     """One layer and direction over `(rows, features)`, of which step t has the next `sizes[t]`."""
-    steps = cell.read(x).split(sizes)
+    steps = torch.split(cell.read(x), sizes)
     outputs: list[Tensor] = [x] * len(sizes)
     for t in reversed(range(len(sizes))) if backwards else range(len(sizes)):
         count = sizes[t]

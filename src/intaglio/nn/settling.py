@@ -1,8 +1,8 @@
 """From what was trained to what `convert` lowers: plain float layers whose weights are rounded already.
 
-The weights of a settled layer are whole steps of their scales, with a batch norm folded in where there was one,
-and its qconfig gives the very parameters of those steps: so the integers are those that training computed
-with. May import trained, normed, folding, fused, residual, qconfig and errors.
+The weights of a settled layer are whole steps of their scales, with a batch norm folded in where there was
+one, and its qconfig gives the very parameters of those steps: so the integers are those that training
+computed with. May import trained, normed, folding, fused, residual, qconfig and errors.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from intaglio.errors import ConversionError
+from intaglio.fake_quantize import FakeQuantize
 from intaglio.nn.folding import factor_and_shift, fold, fold_layer, with_weights
 from intaglio.nn.fused import FusedModule
 from intaglio.nn.normed import NormedLayer
@@ -76,7 +77,8 @@ def settle(module: nn.Module, qconfig: QConfig) -> tuple[nn.Module, QConfig]:
         return plain, QConfig(activation, partial(SettledWeights, settled))
     layer = next(part for part in module.modules() if isinstance(part, TrainedLayer))
     table = layer.fake_quantizer(layer.form.weights(layer)[0])
-    return plain, QConfig(activation, table.new_observer)  # type: ignore[attr-defined]  # rows of tables
+    assert isinstance(table, FakeQuantize)  # of rows: a table of embeddings
+    return plain, QConfig(activation, table.new_observer)
 
 
 def _settled(module: nn.Module, settled: list[Settled]) -> nn.Module:

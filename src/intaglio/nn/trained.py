@@ -8,7 +8,6 @@ rule. May import fake_quantize, rules, qconfig and errors.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -170,8 +169,18 @@ def form_of(kind: type[nn.Module]) -> TrainedForm | None:
     return None
 
 
-@cache
 def _class_of(kind: type[nn.Module]) -> type[nn.Module]:
+    """The class for layers that were of this one: made once."""
+    known = _classes.get(kind)
+    if known is None:
+        known = _classes[kind] = _make_class(kind)
+    return known
+
+
+_classes: dict[type[nn.Module], type[nn.Module]] = {}
+
+
+def _make_class(kind: type[nn.Module]) -> type[nn.Module]:
     form = form_of(kind)
     assert form is not None
     members = {"float_class": kind, "form": form, "__module__": __name__}
