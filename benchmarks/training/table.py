@@ -11,10 +11,10 @@ __all__ = ["render_training"]
 
 NOTE = """\
 A step is forward, loss, backward and the optimizer (SGD with momentum), one thread, the same batch for all,
-in turn. **Ratios** are to the float step of the same round: below 1.4 is the goal. **Memory** is by how much a
-process is larger in a step, at its largest, than before it had a model, over the same for float32: below 1.3
-is the goal. **Differs**: after one step of training, how many of the int8 model's outputs differ from those of the
-model that trained, in eval mode, and by how many steps of their scale at most.\
+in turn. **Ratios** are to the float step of the same round: below 1.4 is the goal. **Memory** is by how
+much a process is larger in a step, at its largest, than before it had a model, over the same for float32:
+below 1.3 is the goal. **Differs**: after one step of training, how many of the int8 model's outputs differ
+from those of the model that trained, in eval mode, and by how many steps of their scale at most.\
 """
 HEADING = ("network", "memory", "contestant", "step", "ratio to float32", "memory", "differs", "by at most")
 

@@ -1,7 +1,9 @@
 """Fake quantization: integers' arithmetic in float, while a model trains.
 
     straight_through  rounding that lets gradients through: kernels, and plain torch
-    rounding          `FakeQuantize` and its kin: an observer, and rounding by what it found
+    switchable        `FakeQuantizeBase`: an observer that rounds
+    rounding          `FakeQuantize`: rounding by what an observer found
+    kinds             those of one kind of observer
     dynamic           rounding by the range of each row
     learned           `LearnedFakeQuantize`: scales that are trained
     switches          enable and disable, for a whole model
@@ -11,6 +13,7 @@ May import observer, ops, qparams and errors.
 """
 
 from intaglio.fake_quantize.dynamic import round_dynamically, round_samples
+from intaglio.fake_quantize.kinds import FixedQParamsFakeQuantize, FusedMovingAvgObsFakeQuantize
 from intaglio.fake_quantize.learned import LearnedFakeQuantize
 from intaglio.fake_quantize.presets import (
     default_affine_fixed_qparams_fake_quant,
@@ -30,14 +33,9 @@ from intaglio.fake_quantize.presets import (
     fused_per_channel_wt_fake_quant_range_neg_127_to_127,
     fused_wt_fake_quant_range_neg_127_to_127,
 )
-from intaglio.fake_quantize.rounding import (
-    ROUNDED_BY,
-    FakeQuantize,
-    FakeQuantizeBase,
-    FixedQParamsFakeQuantize,
-    FusedMovingAvgObsFakeQuantize,
-)
+from intaglio.fake_quantize.rounding import FakeQuantize
 from intaglio.fake_quantize.straight_through import keep_gradient
+from intaglio.fake_quantize.switchable import ROUNDED_BY, FakeQuantizeBase
 from intaglio.fake_quantize.switches import (
     disable_fake_quant,
     disable_observer,

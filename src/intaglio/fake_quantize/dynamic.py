@@ -9,10 +9,18 @@ import torch
 from torch import Tensor
 
 from intaglio.fake_quantize.straight_through import keep_gradient
-from intaglio.ops.reference import quantize_rows
-from intaglio.qparams import PerGroup, PerTensor
+from intaglio.ops.reference import fma32, quantize_rows
+from intaglio.qparams import (
+    UINT4,
+    UINT8,
+    PerGroup,
+    PerTensor,
+    QuantizedType,
+    choose_row_params,
+    quantize_row_codes,
+)
 
-__all__ = ["round_dynamically", "round_samples"]
+__all__ = ["round_dynamically", "round_samples", "round_table_rows"]
 
 
 def round_dynamically(x: Tensor, granularity: object = None) -> Tensor:
@@ -46,3 +54,14 @@ def _rounded(x: Tensor, shape: tuple[int, int]) -> Tensor:
     q, scale, zero_point = quantize_rows(rows)
     rounded = (q.to(torch.int32) - zero_point[:, None]).float() * scale[:, None]
     return keep_gradient(x, rounded.view(x.shape).to(x.dtype))
+
+
+def round_table_rows(rows: Tensor, dtype: QuantizedType) -> Tensor:
+    """Rows of an embedding, each by its own range, as `QuantizedEmbedding` stores them."""
+    if rows.numel() == 0:
+        return rows
+    flat = rows.reshape(-1, rows.shape[-1])
+    kind = UINT4 if dtype is UINT4 else UINT8
+    scale, offset = choose_row_params(*torch.aminmax(flat, dim=1), kind)
+    codes = quantize_row_codes(flat, scale, offset, kind)
+    return fma32(codes.float(), scale[:, None], offset[:, None]).view(rows.shape)

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import torch
 
-from intaglio.fake_quantize.rounding import (
-    FakeQuantize,
-    FixedQParamsFakeQuantize,
-    FusedMovingAvgObsFakeQuantize,
-)
+from intaglio.fake_quantize.kinds import FixedQParamsFakeQuantize, FusedMovingAvgObsFakeQuantize
+from intaglio.fake_quantize.rounding import FakeQuantize
 from intaglio.observer import (
     HistogramObserver,
     MovingAverageMinMaxObserver,

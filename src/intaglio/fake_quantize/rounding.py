@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from intaglio.errors import ConfigError, TrainingError
+from intaglio.fake_quantize.dynamic import round_table_rows
 from intaglio.fake_quantize.straight_through import (
     OPEN,
     Clamp,
@@ -26,8 +27,8 @@ from intaglio.fake_quantize.straight_through import (
     round_values,
     round_weight,
 )
+from intaglio.fake_quantize.switchable import ROUNDED_BY, FakeQuantizeBase
 from intaglio.observer import (
-    FixedQParamsObserver,
     MovingAverageMinMaxObserver,
     MovingAveragePerChannelMinMaxObserver,
     ObserverBase,
@@ -35,60 +36,12 @@ from intaglio.observer import (
     UniformQuantizationObserverBase,
 )
 from intaglio.observer.min_max import NOT_FINITE
-from intaglio.ops.reference import fma32
 from intaglio.ops.reference_fake_quantize import moved_range, range_parameters, symmetric_scale
 from intaglio.qparams import (
-    UINT4,
-    UINT8,
     QParams,
-    QuantizedType,
-    choose_row_params,
-    quantize_row_codes,
 )
 
-__all__ = ["FakeQuantize", "FakeQuantizeBase", "FixedQParamsFakeQuantize", "FusedMovingAvgObsFakeQuantize"]
-
-
-ROUNDED_BY = "rounded_by"
-"""Attribute of a tensor: the fake quantizer that rounded it, whose parameters an average of it will have."""
-
-
-class FakeQuantizeBase(ObserverBase):
-    """Every fake quantizer: an observer with two switches, `fake_quant_enabled` and `observer_enabled`.
-
-    Both are `(1,) uint8` buffers, so that checkpoints hold them. A subclass defines `forward`, and `choose`
-    or in the legacy manner `calculate_qparams`.
-    """
-
-    fake_quant_enabled: Tensor
-    observer_enabled: Tensor
-
-    def __init__(self, dtype: torch.dtype | str | QuantizedType = UINT8, is_dynamic: bool = False) -> None:
-        super().__init__(dtype, is_dynamic)
-        self.register_buffer("fake_quant_enabled", torch.ones(1, dtype=torch.uint8))
-        self.register_buffer("observer_enabled", torch.ones(1, dtype=torch.uint8))
-
-    def enable_fake_quant(self, enabled: bool = True) -> None:
-        """Round, or do not."""
-        self.fake_quant_enabled.fill_(bool(enabled))
-
-    def disable_fake_quant(self) -> None:
-        """Give values back as they are."""
-        self.enable_fake_quant(False)
-
-    def enable_observer(self, enabled: bool = True) -> None:
-        """Let the range follow the values, or hold it."""
-        self.observer_enabled.fill_(bool(enabled))
-
-    def disable_observer(self) -> None:
-        """Hold the range."""
-        self.enable_observer(False)
-
-    def rounded(self, x: Tensor, clamp: Clamp = OPEN) -> Tensor:
-        """`forward(clamp(x))`, where that can be had at once."""
-        low, high = clamp
-        y: Tensor = self(x if clamp == OPEN else torch.clamp(x, low, high))
-        return y
+__all__ = ["FakeQuantize"]
 
 
 class FakeQuantize(FakeQuantizeBase):
@@ -221,7 +174,7 @@ class FakeQuantize(FakeQuantizeBase):
 
     def _rounded(self, x: Tensor, clamp: Clamp) -> Tensor:
         if self.rounds_rows:
-            return keep_gradient(x, _rounded_rows(x.detach(), self.dtype)) if self._rounds() else x
+            return keep_gradient(x, round_table_rows(x.detach(), self.dtype)) if self._rounds() else x
         if torch.compiler.is_compiling():
             return self._traced(x, clamp)
         looks, rounds = self._looks(), self._rounds()
@@ -467,50 +420,3 @@ class FakeQuantize(FakeQuantizeBase):
             if isinstance(value, Tensor) and held is not None:
                 state_dict[prefix + name] = value.reshape(-1)
         super()._load_from_state_dict(state_dict, prefix, *args)
-
-
-class FusedMovingAvgObsFakeQuantize(FakeQuantize):
-    """`FakeQuantize` with a moving average: the legacy's name for its fast one. Here both are one."""
-
-    def __init__(
-        self,
-        observer: Callable[..., Any] = MovingAverageMinMaxObserver,
-        quant_min: int | None = 0,
-        quant_max: int | None = 255,
-        is_dynamic: bool = False,
-        **observer_kwargs: Any,
-    ) -> None:
-        super().__init__(observer, quant_min, quant_max, is_dynamic, **observer_kwargs)
-        if not self._moves():
-            raise ConfigError(
-                "FusedMovingAvgObsFakeQuantize takes MovingAverageMinMaxObserver or its per-channel form, "
-                f"not {type(self.observer).__name__}: use FakeQuantize"
-            )
-
-
-class FixedQParamsFakeQuantize(FakeQuantize):
-    """Rounds by parameters that are known beforehand, as those of a sigmoid's output are.
-
-    `observer` makes a `FixedQParamsObserver`. Observing has nothing to do.
-    """
-
-    def __init__(self, observer: Callable[..., Any], **observer_kwargs: Any) -> None:
-        super().__init__(observer, **observer_kwargs)
-        if not isinstance(self.observer, FixedQParamsObserver):
-            raise ConfigError(
-                f"FixedQParamsFakeQuantize takes a FixedQParamsObserver, not {type(self.observer).__name__}"
-            )
-
-    def _looks(self) -> bool:
-        return False
-
-
-def _rounded_rows(rows: Tensor, dtype: QuantizedType) -> Tensor:
-    """Rows of an embedding, each by its own range, as `QuantizedEmbedding` stores them."""
-    if rows.numel() == 0:
-        return rows
-    flat = rows.reshape(-1, rows.shape[-1])
-    kind = UINT4 if dtype is UINT4 else UINT8
-    scale, offset = choose_row_params(*torch.aminmax(flat, dim=1), kind)
-    codes = quantize_row_codes(flat, scale, offset, kind)
-    return fma32(codes.float(), scale[:, None], offset[:, None]).view(rows.shape)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch  # noqa: F401  # for the examples
 from torch import nn
 
-from intaglio.fake_quantize.rounding import FakeQuantizeBase
+from intaglio.fake_quantize.switchable import FakeQuantizeBase
 
 __all__ = ["disable_fake_quant", "disable_observer", "enable_fake_quant", "enable_observer"]
 

@@ -1,14 +1,18 @@
-"""What modules hold, kept while a forward runs that may write to it. May import nothing from the package."""
+"""What modules hold, kept while a forward runs that may write to it. May import
+traced_values."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
-from torch import nn
+from torch import fx, nn
 
-__all__ = ["kept_state"]
+from intaglio.graph_passes.traced_values import CannotTrace
+
+__all__ = ["check_stateless", "held_by", "kept_state", "put_back"]
 
 
 @contextmanager
@@ -32,3 +36,26 @@ def kept_state(module: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in buffers:
                 buffer.copy_(value)
+
+
+Held = tuple[dict[str, Any], dict[str, Any]]
+
+
+def held_by(module: nn.Module) -> Held:
+    """A module's attributes and buffers."""
+    return dict(vars(module)), dict(module._buffers)
+
+
+def put_back(module: nn.Module, held: Held) -> None:
+    """Let a module hold again what it held before its forward met stand-ins."""
+    for now, before in zip((vars(module), held[0]["_buffers"]), held, strict=True):
+        now.clear()
+        now.update(before)
+
+
+def check_stateless(module: nn.Module, held: Held) -> None:
+    """Raise `CannotTrace` if a forward has put what it computed where the next call would find it."""
+    for now, before in zip((vars(module), module._buffers), held, strict=True):
+        for name, value in now.items():
+            if name in before and isinstance(value, fx.Proxy):
+                raise CannotTrace(f"what it keeps in '{name}' from one call to the next")

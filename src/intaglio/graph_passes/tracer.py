@@ -20,6 +20,7 @@ from torch.fx._symbolic_trace import _orig_module_call
 from intaglio.graph_passes.examples import Call, clone_values
 from intaglio.graph_passes.in_place import changes_its_input
 from intaglio.graph_passes.method_calls import MethodCall
+from intaglio.graph_passes.module_state import check_stateless, held_by, put_back
 from intaglio.graph_passes.python_calls import PatchedCalls, find_culprit
 from intaglio.graph_passes.traced_values import (
     CHECKS,
@@ -139,17 +140,17 @@ class Tracer(fx.Tracer):
         if self._treat(m, join_paths(self.path, path)) in ("children", "apart"):
             return self._leave(path, args, kwargs)
         while True:
-            count, left, held = len(self.graph.nodes), dict(self.left), _held_by(m)
+            count, left, held = len(self.graph.nodes), dict(self.left), held_by(m)
             self._inside.append(path)
             try:
                 found = forward(*args, **kwargs)
-                _check_stateless(m, held)
+                check_stateless(m, held)
                 return found
             except Exception as error:  # as above
                 for node in list(self.graph.nodes)[count:][::-1]:
                     self.graph.erase_node(node)
                 self.left = left
-                _put_back(m, held)
+                put_back(m, held)
                 reason = self.reason_of(error)
                 culprit = find_culprit(error, m)
                 if culprit is None or not self._patched.leave(culprit, reason):
@@ -273,10 +274,10 @@ class Tracer(fx.Tracer):
         def call(root: nn.Module, *given: Any) -> Any:
             while True:
                 count, left = len(self.graph.nodes), dict(self.left)
-                held = _held_by(root)
+                held = held_by(root)
                 try:
                     found = root.forward(*given, **kwargs)
-                    _check_stateless(root, held)
+                    check_stateless(root, held)
                     return found
                 except Exception as error:  # as above
                     culprit = find_culprit(error, root)
@@ -410,29 +411,6 @@ class Tracer(fx.Tracer):
             raise CannotTrace(reason)
         self.left[f"{self.where() or '(model)'}: {function.__qualname__}()"] = reason
         return found
-
-
-_Held = tuple[dict[str, Any], dict[str, Any]]
-
-
-def _held_by(module: nn.Module) -> _Held:
-    """A module's attributes and buffers."""
-    return dict(vars(module)), dict(module._buffers)
-
-
-def _put_back(module: nn.Module, held: _Held) -> None:
-    """Let a module hold again what it held before its forward met stand-ins."""
-    for now, before in zip((vars(module), held[0]["_buffers"]), held, strict=True):
-        now.clear()
-        now.update(before)
-
-
-def _check_stateless(module: nn.Module, held: _Held) -> None:
-    """Raise `CannotTrace` if a forward has put what it computed where the next call would find it."""
-    for now, before in zip((vars(module), module._buffers), held, strict=True):
-        for name, value in now.items():
-            if name in before and isinstance(value, fx.Proxy):
-                raise CannotTrace(f"what it keeps in '{name}' from one call to the next")
 
 
 def _is_of_torch(function: Any) -> bool:
