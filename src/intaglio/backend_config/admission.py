@@ -15,6 +15,7 @@ from torch.nn.utils.parametrize import type_before_parametrizations
 from intaglio.backend_config.dtype_config import DTypeConfig, DTypeWithConstraints
 from intaglio.backend_config.pattern_config import Pattern, checked_pattern
 from intaglio.nn.fused import FusedModule
+from intaglio.nn.normed import NormedLayer
 from intaglio.nn.residual import ResidualLayer
 from intaglio.observer import FixedQParamsObserver, NoopObserver, PlaceholderObserver
 from intaglio.qconfig import QConfig
@@ -27,13 +28,14 @@ __all__ = ["Request", "patterns_of", "rule_of_class", "why_not_admitted"]
 def patterns_of(module: nn.Module | Pattern) -> list[Pattern]:
     """The patterns that a module is, or a pattern itself, the most special first.
 
-    A `FusedModule` is the tuple of its parts' classes, or its own class; a `ResidualLayer` is its layer. A
+    A `FusedModule` is the tuple of its parts' classes, or its own class; a `ResidualLayer` or a `NormedLayer`
+    is its layer. A
     class also is each base whose `forward` it keeps.
 
     >>> [kind.__name__ for kind in patterns_of(nn.Linear(2, 3))]
     ['Linear']
     """
-    if isinstance(module, ResidualLayer):
+    if isinstance(module, ResidualLayer | NormedLayer):
         return patterns_of(module.layer)
     if isinstance(module, FusedModule):
         parts = tuple(type_before_parametrizations(part) for part in module)

@@ -34,6 +34,7 @@ from intaglio.observer import (
 )
 from intaglio.observer.histogram import BUCKETS
 from intaglio.observer.observing import MERGED
+from intaglio.untraced import untraced
 
 __all__ = ["agree_on_ranges", "synchronize_observers", "watch_ranks"]
 
@@ -53,7 +54,7 @@ def agree_on_ranges(model: nn.Module, inputs: Any = None, output: Any = None) ->
         _average(model)
 
 
-@torch.compiler.disable  # type: ignore[untyped-decorator]
+@untraced
 @torch.no_grad()
 def _average(model: nn.Module) -> None:
     group = _group_of_forward()

@@ -116,8 +116,8 @@ def _decide(
     rule = rule_of(module, rules)
     if rule is None:
         return None, why_no_rule(module, rules)
-    dtype = qconfig.weight().dtype.name
     if is_dynamic(qconfig):
+        dtype = qconfig.weight().dtype.name
         if dtype not in rule.weight_dtypes:
             return None, f"{rule.name} has no dynamic {dtype} form"
         reason = rule.refuse(module, qconfig)

@@ -105,7 +105,6 @@ class LearnedFakeQuantize(FakeQuantize):
                 return torch.where(
                     self.fake_quant_enabled == 1, self._round(x, clamp), torch.clamp(x, *clamp)
                 )
-            torch._dynamo.graph_break()
             made: Tensor = self._rounded_by_hand(x, clamp)
             return made
         if self.ch_axis is not None:  # a weight, or it would be an odd one

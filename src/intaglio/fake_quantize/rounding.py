@@ -40,6 +40,7 @@ from intaglio.ops.reference_fake_quantize import moved_range, range_parameters, 
 from intaglio.qparams import (
     QParams,
 )
+from intaglio.untraced import untraced
 
 __all__ = ["FakeQuantize"]
 
@@ -305,7 +306,6 @@ class FakeQuantize(FakeQuantizeBase):
             self._move_traced(x.detach(), clamp, observer)
             seen = (observer.min_val <= observer.max_val).all()
         elif self.training:
-            torch._dynamo.graph_break()
             made: Tensor = self._rounded_by_hand(x, clamp)
             return made
         else:
@@ -313,7 +313,7 @@ class FakeQuantize(FakeQuantizeBase):
         rounds = (self.fake_quant_enabled == 1) & seen
         return torch.where(rounds, self._round(x, clamp), plain)
 
-    @torch.compiler.disable  # type: ignore[untyped-decorator]
+    @untraced
     def _rounded_by_hand(self, x: Tensor, clamp: Clamp) -> Tensor:
         return self._rounded(x, clamp)
 

@@ -44,6 +44,13 @@ def _lower_dynamic(module: nn.Module, qconfig: QConfig, path: str) -> nn.Module:
     return _rule_of_layer(module).lower_dynamic(folded(module), qconfig, path)
 
 
+def _refuse(module: nn.Module, qconfig: QConfig) -> str | None:
+    rule, dtype = _rule_of_layer(module), qconfig.weight().dtype.name
+    if dtype not in rule.weight_dtypes:
+        return f"{rule.name} has no dynamic {dtype} form"
+    return rule.refuse(without_norm(module), qconfig)
+
+
 def _input_channels(module: nn.Module) -> tuple[int, int]:
     channels = _static(module).input_channels
     assert channels is not None
@@ -77,8 +84,8 @@ NORMED = register_rule(
             examples=_EXAMPLES,
         ),
         lower_dynamic=_lower_dynamic,
-        weight_dtypes=frozenset({"int8"}),
-        refuse=lambda module, qconfig: _rule_of_layer(module).refuse(without_norm(module), qconfig),
+        weight_dtypes=CONV.weight_dtypes | LINEAR.weight_dtypes,
+        refuse=_refuse,
         examples=_EXAMPLES,
     )
 )

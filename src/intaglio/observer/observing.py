@@ -272,12 +272,13 @@ class UniformQuantizationObserverBase(ObserverBase):
     def _warn_of_degenerate_range(self) -> None:
         low, high = float(self.min_val), float(self.max_val)
         span = max(high, 0.0) - min(low, 0.0)
+        steps = self.quant_max - self.quant_min
         if span == 0.0:
             self.warn(
                 "saw nothing but zeros, so any other value will be cut to zero: calibrate on data that "
                 "reaches this layer, or keep it in float"
             )
-        elif (high - low) * (self.quant_max - self.quant_min) < FEW_LEVELS * span:
+        elif (high - low) * steps < min(FEW_LEVELS, steps / 2) * span:
             self.warn(
                 f"all values seen lie in {low:.6g}..{high:.6g}, so that of the integers from 0 to there only "
                 "a few are used: calibrate on data that varies, or keep this layer in float"
