@@ -3,8 +3,8 @@
 The student is the network with the rounding in the loop, the teacher the same network in float; what the
 student learns from are inputs alone. `distill` is what to copy: it needs torch, intaglio and a function that
 gives inputs. The rest of the file does it to EasyOCR's recogniser, for which words are drawn without end, and
-compares with quantization after training on words that neither has seen. Imports: the demo's network and
-words, click, rich.
+compares with quantization after training on words that neither has seen; `distillation.json` is what came
+out, by `--output`. Imports: the demo's network and words, click, rich.
 """
 
 from __future__ import annotations
@@ -56,7 +56,8 @@ def distill(
     Parameters
     ----------
     teacher : nn.Module
-        A float model with stubs, in eval mode.
+        A float model with stubs, in eval mode. Have it without dropout, which would set in as the student
+        trains.
     draw : callable
         Gives batches of inputs like those to come.
     steps : int
