@@ -241,9 +241,7 @@ def test_summary_lists_it_with_its_bytes(case: Case) -> None:
     (part,) = quantized_parts(quantized)
     assert (layer.path, layer.kind, layer.quantized) == (part.path, type(part).__name__, True)
     assert layer.bytes == part.plain_bytes() < layer.float_bytes
-    parameters = folded(
-        model.get_submodule("layer")
-    ).parameters()  # a batch norm has none of its own in what replaces it
+    parameters = folded(model.get_submodule("layer")).parameters()  # what replaces a batch norm has none
     assert layer.float_bytes == sum(p.numel() * p.element_size() for p in parameters)
     assert part.extra_repr() in repr(quantized)
 

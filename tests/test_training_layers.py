@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import gc
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -166,7 +166,7 @@ def test_layers_with_batch_norms(name: str, activation: type[nn.Module] | None, 
 
 
 def test_training_computes_the_integers_of_the_folded_layer() -> None:
-    """The claim of normed.py: rounding before the batch norm is folded gives the integers of rounding after."""
+    """The claim of normed.py: rounding before a batch norm is folded gives the integers of rounding after."""
     torch.manual_seed(0)
     block = normed(lambda: nn.Conv2d(4, 6, 3), nn.BatchNorm2d(6)).eval()
     conv, norm = block[0], block[1]  # type: ignore[index]
@@ -186,7 +186,7 @@ def test_training_computes_the_integers_of_the_folded_layer() -> None:
 
 
 @pytest.fixture
-def differences(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
+def differences(monkeypatch: pytest.MonkeyPatch) -> list[Tensor]:
     """By how many steps the float computation of each layer differs from its integers, given equal inputs."""
     found: list[Tensor] = []
     instead = rehearsal._instead
@@ -199,7 +199,7 @@ def differences(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[Tensor]]:
         return instead(output, integers)
 
     monkeypatch.setattr(rehearsal, "_instead", record)
-    yield found
+    return found
 
 
 QUICK = (
@@ -425,12 +425,9 @@ def test_weights_alone_or_activations_alone_train_and_do_not_convert() -> None:
         prepared = intaglio.prepare_qat(model)
         prepared(x).sum().backward()
         assert not torch.equal(prepared(x), model(x))
-    with pytest.raises(ConversionError, match="not prepared|no integer form"):
-        model = intaglio.QuantWrapper(nn.Sequential(nn.Linear(4, 3))).train()
-        model.qconfig = intaglio.default_weight_only_qconfig
-        prepared = intaglio.prepare_qat(model)
-        prepared(x)
-        intaglio.convert(prepared.eval())
+        if qconfig is intaglio.default_weight_only_qconfig:
+            with pytest.raises(ConversionError, match="no integer form"):
+                intaglio.convert(prepared.eval())
 
 
 def test_nothing_to_train_is_said() -> None:

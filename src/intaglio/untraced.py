@@ -22,7 +22,7 @@ def untraced(function: _Function) -> _Function:
         if not torch.compiler.is_compiling():
             return function(*args, **kwargs)
         if not made:
-            made.append(torch.compiler.disable(function))
+            made.append(torch.compiler.disable(function))  # type: ignore[no-untyped-call]
         return made[0](*args, **kwargs)
 
     return cast(_Function, call)
