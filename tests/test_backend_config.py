@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.ao.quantization.backend_config as legacy
+import torch.ao.quantization.backend_config.utils  # which its own functions take for loaded
 import torch.nn.functional as F
 from torch import nn
 from torch.nn.utils import parametrizations

@@ -121,7 +121,7 @@ def test_few_bits() -> None:
             intaglio.default_per_channel_weight_fake_quant(**limits),
             LearnedFakeQuantize(dtype="int8", ch_axis=0, **limits),
         ):
-            levels = (rounder(weight) / rounder.scale.detach().view(-1, 1)).round().unique()
+            levels = (rounder(weight).detach() / rounder.scale.detach().view(-1, 1)).round().unique()
             assert len(levels) == most
             assert float(levels.abs().max()) == most // 2
 

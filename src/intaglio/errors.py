@@ -5,7 +5,7 @@
     +- ConversionError      a model cannot be converted                (also a ValueError)
     |  +- NothingQuantizedError    no module matched
     +- InputError           a quantized module got what it cannot take (also a ValueError)
-    +- TrainingError        training went wrong, and going on is no use (also a RuntimeError)
+    +- TrainingError        training went wrong, and going on is no use (also a ValueError)
     +- FileFormatError      a saved file is damaged, hostile or newer  (also a ValueError)
 
 Every message names the module's path in the user's model, what was found, and what to do.
@@ -49,5 +49,5 @@ class FileFormatError(IntaglioError, ValueError):
     """A saved file is damaged, truncated, hostile, or of a newer version."""
 
 
-class TrainingError(IntaglioError, RuntimeError):
+class TrainingError(IntaglioError, ValueError):
     """A training run went wrong: a weight or a gradient is not finite, or an optimizer lacks parameters."""
