@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from intaglio.accuracy.running import Data, Run, layers_of, runner_of, working_copy
 from intaglio.accuracy.simulating import simulate
+from intaglio.nn.folding import with_weights
 from intaglio.nn.fused import kind_of
 from intaglio.qconfig import QConfig, get_default_qconfig
 
@@ -27,7 +28,8 @@ def correct_bias(
     Rounding shifts the mean of a layer's outputs, and the shifts of many layers add up (Nagel et al.,
     "Data-Free Quantization", 2019). The model is run once in float and once with its weights and outputs
     rounded; in the second run each layer is corrected before the next sees its output, so that one pass does
-    for all of them. The model given is a float model, to be prepared and converted as usual.
+    for all of them. What `convert` gives back by itself, for the rounding of weights alone, is left to it. The
+    model given is a float model, to be prepared and converted as usual.
 
     Parameters
     ----------
@@ -55,7 +57,8 @@ def correct_bias(
     run = runner_of(data)
     model = working_copy(model, inplace)
     means = _means(model, run)
-    shifts = _shifts(simulate(model, run, qconfig or get_default_qconfig()).model, run, means)
+    simulated = simulate(model, run, qconfig or get_default_qconfig()).model
+    shifts = _shifts(simulated, run, means, _given_back(model, simulated, run))
     for path, layer in layers_of(model).items():
         if path in shifts:
             _shift(layer, shifts[path])
@@ -93,16 +96,47 @@ def _means(model: nn.Module, run: Run) -> dict[str, list[Tensor]]:
     return found
 
 
-def _shifts(simulated: nn.Module, run: Run, means: dict[str, list[Tensor]]) -> dict[str, Tensor]:
-    """What each layer's outputs lack on average over its calls, `(C,)` float64."""
+def _given_back(model: nn.Module, simulated: nn.Module, run: Run) -> dict[str, Tensor]:
+    """What `convert` will add to each layer's bias: what the errors of its weights make of its float inputs."""
+    rounded = layers_of(simulated)
+    found: dict[str, list[Tensor]] = {}
+
+    def weigh(path: str, layer: nn.Module) -> Callable[..., None]:
+        weight, other = layer.weight, rounded[path].weight
+        assert isinstance(weight, Tensor)
+        assert isinstance(other, Tensor)
+        errors = with_weights(layer, other - weight, None)
+
+        def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+            found.setdefault(path, []).append(-_channel_means(module, errors(*args)))
+
+        return hook
+
+    with torch.no_grad():
+        handles = [
+            layer.register_forward_hook(weigh(path, layer)) for path, layer in layers_of(model).items()
+        ]
+    try:
+        run(model)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {path: torch.stack(calls).mean(0) for path, calls in found.items()}
+
+
+def _shifts(
+    simulated: nn.Module, run: Run, means: dict[str, list[Tensor]], given_back: dict[str, Tensor]
+) -> dict[str, Tensor]:
+    """What each layer's outputs lack on average over its calls, `(C,) float64`, beside what is given back."""
     lacking: dict[str, list[Tensor]] = {}
 
     def correct(path: str) -> Callable[..., Tensor]:
         def hook(module: nn.Module, args: Any, output: Tensor) -> Tensor:
             calls = lacking.setdefault(path, [])
-            calls.append(means[path][len(calls)] - _channel_means(module, output))
             shape = [1] * output.dim()
             shape[_channel_axis(module, output)] = -1
+            output = output + given_back[path].to(output.dtype).view(shape)
+            calls.append(means[path][len(calls)] - _channel_means(module, output))
             return output + torch.stack(calls).mean(0).to(output.dtype).view(shape)
 
         return hook
