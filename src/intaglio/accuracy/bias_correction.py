@@ -27,9 +27,9 @@ def correct_bias(
 
     Rounding shifts the mean of a layer's outputs, and the shifts of many layers add up (Nagel et al.,
     "Data-Free Quantization", 2019). The model is run once in float and once with its weights and outputs
-    rounded; in the second run each layer is corrected before the next sees its output, so that one pass does
-    for all of them. What `convert` gives back by itself, for the rounding of weights alone, is left to it. The
-    model given is a float model, to be prepared and converted as usual.
+    rounded; in the second run each layer is corrected before the next sees its output, so that one pass
+    does for all of them. What `convert` gives back by itself, for the rounding of weights alone, is left
+    to it. The model given is a float model, to be prepared and converted as usual.
 
     Parameters
     ----------
