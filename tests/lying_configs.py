@@ -53,6 +53,8 @@ def lies_about(value: Any) -> Iterator[Any]:
 def tell_lies(rule: OpRule, dtype: str, example: int, folder: Path) -> int:
     """How many changed configs of one example of a rule still load."""
     model, inputs = rule.examples[example]()
+    if rule.refuse(model, intaglio.qconfig.dynamic_qconfig_of(dtype)) is not None:
+        return 0
     quantized = intaglio.quantize_dynamic(nn.ModuleDict({"layer": model.eval()}), {"layer"}, dtype)["layer"]
     intaglio.save(quantized, folder / "model")
     data = (folder / "model").read_bytes()

@@ -250,9 +250,7 @@ def test_corrected_biases_serve_the_converted_model(qconfig: QConfig) -> None:
     corrected = correct_bias(model, [x], qconfig)
     unseen = pictures(16, seed=2)
     with torch.no_grad():
-        without, found = (
-            sqnr(model(unseen), converted(net, qconfig)(unseen)) for net in (model, corrected)
-        )
+        without, found = (sqnr(model(unseen), converted(net, qconfig)(unseen)) for net in (model, corrected))
     assert found > without - 1.0  # it lost 10 dB and more when it gave back what convert gives back
 
 

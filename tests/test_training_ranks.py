@@ -30,6 +30,15 @@ ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "training-on-many-processes.md"
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """As the other processes have: float sums, not ours, hang on the number of threads."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ranks]:
     """Three processes for all tests of this file."""

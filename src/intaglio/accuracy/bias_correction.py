@@ -97,7 +97,7 @@ def _means(model: nn.Module, run: Run) -> dict[str, list[Tensor]]:
 
 
 def _given_back(model: nn.Module, simulated: nn.Module, run: Run) -> dict[str, Tensor]:
-    """What `convert` will add to each layer's bias: what the errors of its weights make of its float inputs."""
+    """What `convert` will add to each layer's bias: what errors of its weights make of its float inputs."""
     rounded = layers_of(simulated)
     found: dict[str, list[Tensor]] = {}
 
