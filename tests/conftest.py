@@ -21,3 +21,9 @@ def _same_start() -> Iterator[None]:
     yield
     torch.set_num_threads(threads)
     _core.force_isa(isa)
+
+
+@pytest.fixture
+def one_thread() -> None:
+    """As other processes have that are compared with this one: torch's float sums hang on the number."""
+    torch.set_num_threads(1)

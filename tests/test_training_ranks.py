@@ -26,17 +26,10 @@ from tests.processes import PATIENCE, RankError, Ranks
 from tests.rank_jobs import QCONFIGS, seed_of
 from tests.training_models import Net, convert, differences, images, make, rounders, state_of, step
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs" / "training-on-many-processes.md"
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the other processes have: float sums, not ours, hang on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,6 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -33,19 +32,12 @@ from tests.training_models import (
     step,
 )
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 MODES = pytest.mark.parametrize("graph", [False, True], ids=["eager", "graph"])
 KINDS = pytest.mark.parametrize(
     "qconfig", [None, LEARNED, LEARNED_WEIGHTS], ids=["default", "learned", "learned weights"]
 )
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    """As the other processes have: float sums, not ours, hang on the number of threads."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def adam(model: nn.Module) -> torch.optim.Optimizer:

@@ -22,6 +22,7 @@ from intaglio.eager.static_planning import Leaf, is_dynamic, plan_static
 from intaglio.errors import ConfigError, ConversionError
 from intaglio.fake_quantize import FakeQuantizeBase, FixedQParamsFakeQuantize
 from intaglio.nn.copying import copy_model
+from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.fused import FusedModule
 from intaglio.nn.normed import without_norm
 from intaglio.nn.residual import ResidualLayer
@@ -83,16 +84,11 @@ def prepare_qat(
     refuse_model(model)
     if not inplace:
         model = copy_model(model, {})
-    plan = plan_static(model, all_rules(), observed_classes=_Mapped.of(mapping))
+    plan = plan_static(model, all_rules(), observed_classes=_checked(mapping))
     _check(plan.leaves)
     refresh_weights(model)
     for leaf in plan.leaves:
         check_weights(leaf.module, leaf.paths[0])
-    for part in model.modules():
-        if isinstance(part, nn.TransformerEncoder):
-            part.use_nested_tensor = False
-        if isinstance(part, nn.TransformerEncoderLayer):
-            part.activation_relu_or_gelu = 0  # its fused float kernel would pass the layers by
     for leaf in plan.leaves:
         if leaf.observed_class is None:
             _prepare_leaf(leaf)
@@ -106,6 +102,7 @@ def prepare_qat(
                 model = made
             else:
                 model.set_submodule(path, made)
+    leave_fast_paths(model)
     rehearse_layers(model, plan.leaves)
     object.__setattr__(model, RECORD, dict(plan.kept))
     watch_ranks(model)
@@ -113,17 +110,14 @@ def prepare_qat(
     return model
 
 
-class _Mapped:
+def _checked(mapping: Mapping[type[nn.Module], Any] | None) -> dict[type[nn.Module], Any]:
     """A user's mapping, in the form in which custom classes are planned."""
-
-    @staticmethod
-    def of(mapping: Mapping[type[nn.Module], Any] | None) -> dict[type[nn.Module], Any]:
-        for kind, made in (mapping or {}).items():
-            if not hasattr(made, "from_float"):
-                raise ConfigError(
-                    f"mapping[{kind.__name__}] is {made!r}, which has no from_float(module) to make its form"
-                )
-        return dict(mapping or {})
+    for kind, made in (mapping or {}).items():
+        if not hasattr(made, "from_float"):
+            raise ConfigError(
+                f"mapping[{kind.__name__}] is {made!r}, which has no from_float(module) to make its form"
+            )
+    return dict(mapping or {})
 
 
 def quantize_qat(

@@ -64,7 +64,7 @@ def settle(module: nn.Module, qconfig: QConfig) -> tuple[nn.Module, QConfig]:
 
     Observers and hooks go along. Other modules come back as they are.
     """
-    if not any(isinstance(part, TrainedLayer) for part in module.modules()):
+    if not is_trained(module):
         return module, qconfig
     settled: list[Settled] = []
     plain = _settled(module, settled)
