@@ -13,19 +13,23 @@ T* pointer(uintptr_t address) {
   return reinterpret_cast<T*>(address);
 }
 
+struct Bindings;
+
+nanobind::class_<class Plan> bind_plan(nanobind::module_& m);
+void bind_copy(Bindings& b);
 void bind_system(nanobind::module_& m);
-void bind_gemm(nanobind::module_& m);
-void bind_half(nanobind::module_& m);
-void bind_recurrent(nanobind::module_& m);
-void bind_conv(nanobind::module_& m);
-void bind_conv_static(nanobind::module_& m);
-void bind_embedding(nanobind::module_& m);
-void bind_layout(nanobind::module_& m);
-void bind_elementwise(nanobind::module_& m);
-void bind_pooling(nanobind::module_& m);
-void bind_matmul(nanobind::module_& m);
-void bind_normalize(nanobind::module_& m);
-void bind_resize(nanobind::module_& m);
+void bind_gemm(Bindings& b);
+void bind_half(Bindings& b);
+void bind_recurrent(Bindings& b);
+void bind_conv(Bindings& b);
+void bind_conv_static(Bindings& b);
+void bind_embedding(Bindings& b);
+void bind_layout(Bindings& b);
+void bind_elementwise(Bindings& b);
+void bind_pooling(Bindings& b);
+void bind_matmul(Bindings& b);
+void bind_normalize(Bindings& b);
+void bind_resize(Bindings& b);
 void bind_fake_quantize(nanobind::module_& m);
 
 }  // namespace intaglio

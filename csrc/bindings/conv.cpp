@@ -7,6 +7,7 @@
 #include "../program/gemm.h"
 #include "bindings.h"
 #include "conv_spec.h"
+#include "driver.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -73,7 +74,8 @@ void bind_conv_kernels(nb::module_& m) {
 
 }  // namespace
 
-void bind_conv(nb::module_& m) {
+void bind_conv(Bindings& b) {
+  nb::module_& m = b.module;
   bind_conv_kernels(m);
   m.def(
       "packed_conv_bytes",
@@ -102,12 +104,11 @@ void bind_conv(nb::module_& m) {
         return nb::make_tuple(spec_to(header.spec), isa_name(static_cast<Isa>(header.isa)));
       },
       "packed"_a, "Hyperparameters and instruction set of a packed convolution.");
-  m.def(
+  b.driver(
       "conv_dynamic",
-      [](uintptr_t x, int64_t batch, int64_t channels, int64_t depth, int64_t height, int64_t width,
-         bool x_channels_last, uintptr_t packed, int64_t out_depth, int64_t out_height, int64_t out_width,
-         uintptr_t y, bool y_channels_last, int threads) {
-        nb::gil_scoped_release release;
+      [](Address x, int64_t batch, int64_t channels, int64_t depth, int64_t height, int64_t width,
+         bool x_channels_last, Address packed, int64_t out_depth, int64_t out_height, int64_t out_width,
+         Address y, bool y_channels_last, Threads threads) {
         conv_dynamic({pointer<const float>(x),
                       batch,
                       channels,
@@ -120,7 +121,7 @@ void bind_conv(nb::module_& m) {
                       threads});
       },
       "x"_a, "batch"_a, "channels"_a, "depth"_a, "height"_a, "width"_a, "x_channels_last"_a, "packed"_a,
-      "out_depth"_a, "out_height"_a, "out_width"_a, "y"_a, "y_channels_last"_a, "threads"_a);
+      "out_depth"_a, "out_height"_a, "out_width"_a, "y"_a, "y_channels_last"_a);
 }
 
 }  // namespace intaglio

@@ -6,8 +6,8 @@
 
 #include "../program/gemm.h"
 #include "../program/parallel.h"
-#include "bindings.h"
 #include "conv_spec.h"
+#include "driver.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -15,8 +15,8 @@ using namespace nb::literals;
 namespace intaglio {
 namespace {
 
-Requantize requantize_from(uintptr_t multiplier, uintptr_t offset, int32_t zero_point, int32_t lower,
-                           int32_t upper, uintptr_t residual, int32_t residual_zero_point,
+Requantize requantize_from(Address multiplier, Address offset, int32_t zero_point, int32_t lower,
+                           int32_t upper, Address residual, int32_t residual_zero_point,
                            float residual_multiplier) {
   return {pointer<const float>(multiplier), pointer<const float>(offset), zero_point,         lower, upper,
           pointer<const uint8_t>(residual), residual_zero_point,          residual_multiplier};
@@ -150,7 +150,8 @@ void bind_winograd_kernels(nb::module_& m) {
 
 }  // namespace
 
-void bind_conv_static(nb::module_& m) {
+void bind_conv_static(Bindings& b) {
+  nb::module_& m = b.module;
   bind_winograd_kernels(m);
   bind_static_kernels(m);
   bind_depthwise_kernels(m);
@@ -185,14 +186,13 @@ void bind_conv_static(nb::module_& m) {
   m.def(
       "static_panel_vectors", [](int64_t n) { return static_panel_vectors(n, active_kernels()); }, "n"_a,
       "Vectors in a panel of a static Linear with n outputs.");
-  m.def(
+  b.driver(
       "conv_static",
-      [](uintptr_t x, int64_t batch, int64_t channels, int64_t depth, int64_t height, int64_t width,
-         int32_t input_zero_point, uintptr_t packed, int64_t out_depth, int64_t out_height, int64_t out_width,
-         int64_t outputs, uintptr_t multiplier, uintptr_t offset, int32_t zero_point, int32_t lower,
-         int32_t upper, uintptr_t residual, int32_t residual_zero_point, float residual_multiplier,
-         uintptr_t y, int threads) {
-        nb::gil_scoped_release release;
+      [](Address x, int64_t batch, int64_t channels, int64_t depth, int64_t height, int64_t width,
+         int32_t input_zero_point, Address packed, int64_t out_depth, int64_t out_height, int64_t out_width,
+         int64_t outputs, Address multiplier, Address offset, int32_t zero_point, int32_t lower,
+         int32_t upper, Address residual, int32_t residual_zero_point, float residual_multiplier, Address y,
+         Threads threads) {
         conv_static({pointer<const uint8_t>(x),
                      batch,
                      channels,
@@ -208,15 +208,13 @@ void bind_conv_static(nb::module_& m) {
       },
       "x"_a, "batch"_a, "channels"_a, "depth"_a, "height"_a, "width"_a, "input_zero_point"_a, "packed"_a,
       "out_depth"_a, "out_height"_a, "out_width"_a, "outputs"_a, "multiplier"_a, "offset"_a, "zero_point"_a,
-      "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a, "y"_a,
-      "threads"_a);
-  m.def(
+      "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a, "y"_a);
+  b.driver(
       "linear_static",
-      [](uintptr_t x, int64_t rows, int64_t k, int32_t input_zero_point, uintptr_t packed, int64_t outputs,
-         uintptr_t multiplier, uintptr_t offset, int32_t zero_point, int32_t lower, int32_t upper,
-         uintptr_t residual, int32_t residual_zero_point, float residual_multiplier, uintptr_t y,
-         int threads) {
-        nb::gil_scoped_release release;
+      [](Address x, int64_t rows, int64_t k, int32_t input_zero_point, Address packed, int64_t outputs,
+         Address multiplier, Address offset, int32_t zero_point, int32_t lower, int32_t upper,
+         Address residual, int32_t residual_zero_point, float residual_multiplier, Address y,
+         Threads threads) {
         linear_static({pointer<const uint8_t>(x), rows, k, input_zero_point, pointer<const uint8_t>(packed),
                        outputs,
                        requantize_from(multiplier, offset, zero_point, lower, upper, residual,
@@ -225,7 +223,7 @@ void bind_conv_static(nb::module_& m) {
       },
       "x"_a, "rows"_a, "k"_a, "input_zero_point"_a, "packed"_a, "outputs"_a, "multiplier"_a, "offset"_a,
       "zero_point"_a, "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a,
-      "y"_a, "threads"_a);
+      "y"_a);
 }
 
 }  // namespace intaglio

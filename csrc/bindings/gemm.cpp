@@ -5,13 +5,15 @@
 
 #include "../program/parallel.h"
 #include "bindings.h"
+#include "driver.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace intaglio {
 
-void bind_gemm(nb::module_& m) {
+void bind_gemm(Bindings& b) {
+  nb::module_& m = b.module;
   m.def("packed_weight_bytes", &packed_weight_bytes, "n"_a, "k"_a, "panel_vectors"_a = 0);
   m.def(
       "pack_weight",
@@ -54,17 +56,15 @@ void bind_gemm(nb::module_& m) {
       },
       "x"_a, "rows"_a, "k"_a, "packed"_a, "granularity"_a, "panel_begin"_a, "panel_end"_a, "y"_a,
       "threads"_a);
-  m.def(
+  b.driver(
       "linear_dynamic",
-      [](uintptr_t x, int64_t rows, int64_t k, uintptr_t packed, int granularity, int activation, float lower,
-         float upper, uintptr_t y, int threads) {
-        nb::gil_scoped_release release;
+      [](Address x, int64_t rows, int64_t k, Address packed, int granularity, int activation, float lower,
+         float upper, Address y, Threads threads) {
         linear_dynamic({pointer<const float>(x), rows, k, pointer<const uint8_t>(packed),
                         static_cast<Granularity>(granularity), static_cast<Activation>(activation), lower,
                         upper, pointer<float>(y), threads});
       },
-      "x"_a, "rows"_a, "k"_a, "packed"_a, "granularity"_a, "activation"_a, "lower"_a, "upper"_a, "y"_a,
-      "threads"_a);
+      "x"_a, "rows"_a, "k"_a, "packed"_a, "granularity"_a, "activation"_a, "lower"_a, "upper"_a, "y"_a);
   m.def(
       "gemm",
       [](uintptr_t a, int64_t a_stride, int64_t rows, uintptr_t packed, uintptr_t row_scale,
@@ -99,17 +99,15 @@ void bind_gemm(nb::module_& m) {
       "addend"_a, "addend_stride"_a, "activation"_a, "lower"_a, "upper"_a, "output"_a,
       "output_inverse_scale"_a, "output_zero_point"_a, "c"_a, "c_stride"_a,
       "The GEMM kernel itself, one thread, with all of GemmArgs.");
-  m.def(
+  b.driver(
       "quantize_activations",
-      [](uintptr_t x, int64_t rows, int64_t cols, int granularity, uintptr_t q, int64_t q_stride,
-         uintptr_t scale, uintptr_t zero_point, int threads) {
-        nb::gil_scoped_release release;
+      [](Address x, int64_t rows, int64_t cols, int granularity, Address q, int64_t q_stride, Address scale,
+         Address zero_point, Threads threads) {
         quantize_activations(pointer<const float>(x), rows, cols, static_cast<Granularity>(granularity),
                              pointer<uint8_t>(q), q_stride, pointer<float>(scale),
                              pointer<int32_t>(zero_point), threads);
       },
-      "x"_a, "rows"_a, "cols"_a, "granularity"_a, "q"_a, "q_stride"_a, "scale"_a, "zero_point"_a,
-      "threads"_a);
+      "x"_a, "rows"_a, "cols"_a, "granularity"_a, "q"_a, "q_stride"_a, "scale"_a, "zero_point"_a);
 }
 
 }  // namespace intaglio

@@ -2,13 +2,15 @@
 #include "../program/half.h"
 
 #include "bindings.h"
+#include "driver.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace intaglio {
 
-void bind_half(nb::module_& m) {
+void bind_half(Bindings& b) {
+  nb::module_& m = b.module;
   m.def("packed_half_bytes", &packed_half_bytes, "n"_a, "k"_a);
   m.def(
       "pack_half_weight",
@@ -25,14 +27,13 @@ void bind_half(nb::module_& m) {
         unpack_half_weight(pointer<const uint8_t>(packed), pointer<uint16_t>(weight), pointer<float>(bias));
       },
       "packed"_a, "weight"_a, "bias"_a);
-  m.def(
+  b.driver(
       "linear_half",
-      [](uintptr_t x, int64_t rows, int64_t k, uintptr_t packed, uintptr_t addend, uintptr_t y, int threads) {
-        nb::gil_scoped_release release;
+      [](Address x, int64_t rows, int64_t k, Address packed, Address addend, Address y, Threads threads) {
         linear_half({pointer<const float>(x), rows, k, pointer<const uint8_t>(packed),
                      pointer<const float>(addend), pointer<float>(y), threads});
       },
-      "x"_a, "rows"_a, "k"_a, "packed"_a, "addend"_a, "y"_a, "threads"_a);
+      "x"_a, "rows"_a, "k"_a, "packed"_a, "addend"_a, "y"_a);
 }
 
 }  // namespace intaglio

@@ -1,20 +1,23 @@
 // The Python module `intaglio._core`.
-#include "bindings.h"
+#include "driver.h"
 
 NB_MODULE(_core, m) {
   m.doc() = "The C++ core of intaglio: kernels behind raw addresses. Use intaglio.ops instead.";
   intaglio::bind_system(m);
-  intaglio::bind_gemm(m);
-  intaglio::bind_half(m);
-  intaglio::bind_recurrent(m);
-  intaglio::bind_conv(m);
-  intaglio::bind_conv_static(m);
-  intaglio::bind_embedding(m);
-  intaglio::bind_layout(m);
-  intaglio::bind_elementwise(m);
-  intaglio::bind_pooling(m);
-  intaglio::bind_matmul(m);
-  intaglio::bind_normalize(m);
-  intaglio::bind_resize(m);
+  auto plan = intaglio::bind_plan(m);
+  intaglio::Bindings b{m, plan};
+  intaglio::bind_copy(b);
+  intaglio::bind_gemm(b);
+  intaglio::bind_half(b);
+  intaglio::bind_recurrent(b);
+  intaglio::bind_conv(b);
+  intaglio::bind_conv_static(b);
+  intaglio::bind_embedding(b);
+  intaglio::bind_layout(b);
+  intaglio::bind_elementwise(b);
+  intaglio::bind_pooling(b);
+  intaglio::bind_matmul(b);
+  intaglio::bind_normalize(b);
+  intaglio::bind_resize(b);
   intaglio::bind_fake_quantize(m);
 }

@@ -1,19 +1,18 @@
 // Normalization and softmax of u8.
 #include "../program/normalize.h"
 
-#include "bindings.h"
+#include "driver.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace intaglio {
 
-void bind_normalize(nb::module_& m) {
-  m.def(
+void bind_normalize(Bindings& b) {
+  b.driver(
       "normalize_rows",
-      [](uintptr_t x, int64_t rows, int64_t cols, double epsilon, uintptr_t multiplier, uintptr_t offset,
-         int zero_point, int lower, int upper, uintptr_t y, int threads) {
-        nb::gil_scoped_release release;
+      [](Address x, int64_t rows, int64_t cols, double epsilon, Address multiplier, Address offset,
+         int zero_point, int lower, int upper, Address y, Threads threads) {
         normalize_rows({pointer<const uint8_t>(x),
                         rows,
                         cols,
@@ -25,13 +24,12 @@ void bind_normalize(nb::module_& m) {
                        threads);
       },
       "x"_a, "rows"_a, "cols"_a, "epsilon"_a, "multiplier"_a, "offset"_a, "zero_point"_a, "lower"_a,
-      "upper"_a, "y"_a, "threads"_a);
-  m.def(
+      "upper"_a, "y"_a);
+  b.driver(
       "normalize_groups",
-      [](uintptr_t x, int64_t batch, int64_t pixels, int64_t channels, int64_t groups, double epsilon,
-         uintptr_t multiplier, uintptr_t offset, int zero_point, int lower, int upper, uintptr_t y,
-         int threads) {
-        nb::gil_scoped_release release;
+      [](Address x, int64_t batch, int64_t pixels, int64_t channels, int64_t groups, double epsilon,
+         Address multiplier, Address offset, int zero_point, int lower, int upper, Address y,
+         Threads threads) {
         normalize_groups({pointer<const uint8_t>(x),
                           batch,
                           pixels,
@@ -45,12 +43,11 @@ void bind_normalize(nb::module_& m) {
                           threads});
       },
       "x"_a, "batch"_a, "pixels"_a, "channels"_a, "groups"_a, "epsilon"_a, "multiplier"_a, "offset"_a,
-      "zero_point"_a, "lower"_a, "upper"_a, "y"_a, "threads"_a);
-  m.def(
+      "zero_point"_a, "lower"_a, "upper"_a, "y"_a);
+  b.driver(
       "softmax_rows",
-      [](uintptr_t x, int64_t rows, int64_t cols, uintptr_t table, uintptr_t planes, double scale,
-         int zero_point, int lower, int upper, uintptr_t y, int threads) {
-        nb::gil_scoped_release release;
+      [](Address x, int64_t rows, int64_t cols, Address table, Address planes, double scale, int zero_point,
+         int lower, int upper, Address y, Threads threads) {
         softmax_rows({pointer<const uint8_t>(x),
                       rows,
                       cols,
@@ -63,7 +60,7 @@ void bind_normalize(nb::module_& m) {
                      threads);
       },
       "x"_a, "rows"_a, "cols"_a, "table"_a, "planes"_a, "scale"_a, "zero_point"_a, "lower"_a, "upper"_a,
-      "y"_a, "threads"_a);
+      "y"_a);
 }
 
 }  // namespace intaglio

@@ -1,11 +1,9 @@
 // Pooling of u8 images.
 #include "../program/pooling.h"
 
-#include <nanobind/stl/vector.h>
-
 #include <stdexcept>
 
-#include "bindings.h"
+#include "driver.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -24,12 +22,12 @@ std::array<PoolAxis, 3> axes_of(const std::vector<int64_t>& v) {
 
 }  // namespace
 
-void bind_pooling(nb::module_& m) {
-  m.def(
+void bind_pooling(Bindings& b) {
+  b.driver(
       "pool",
-      [](uintptr_t x, int64_t batch, int64_t channels, const std::vector<int64_t>& axes, bool average,
-         bool count_padding, int64_t divisor_override, int zero_point, int lower, int upper, uintptr_t y,
-         int threads) {
+      [](Address x, int64_t batch, int64_t channels, const std::vector<int64_t>& axes, bool average,
+         bool count_padding, int64_t divisor_override, int zero_point, int lower, int upper, Address y,
+         Threads threads) {
         const PoolCall call{pointer<const uint8_t>(x),
                             batch,
                             channels,
@@ -40,11 +38,10 @@ void bind_pooling(nb::module_& m) {
                             {zero_point, lower, upper},
                             pointer<uint8_t>(y),
                             threads};
-        nb::gil_scoped_release release;
         pool(call);
       },
       "x"_a, "batch"_a, "channels"_a, "axes"_a, "average"_a, "count_padding"_a, "divisor_override"_a,
-      "zero_point"_a, "lower"_a, "upper"_a, "y"_a, "threads"_a);
+      "zero_point"_a, "lower"_a, "upper"_a, "y"_a);
 }
 
 }  // namespace intaglio

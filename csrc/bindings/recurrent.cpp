@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "bindings.h"
+#include "driver.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
@@ -27,11 +28,10 @@ CellShape shape_of(int kind, int weight, int64_t input, int64_t hidden, int64_t 
   return {static_cast<CellKind>(kind), static_cast<CellWeight>(weight), input, hidden, projection};
 }
 
-void run(uintptr_t x, int64_t rows, int64_t steps, int64_t batch, uintptr_t batch_sizes,
-         const Addresses& cells, int64_t directions, uintptr_t y, uintptr_t h, uintptr_t c, int threads) {
-  const nb::gil_scoped_release release;
-  std::vector<const uint8_t*> packed;
-  for (const uintptr_t cell : cells) packed.push_back(pointer<const uint8_t>(cell));
+void run(Address x, int64_t rows, int64_t steps, int64_t batch, Address batch_sizes,
+         const std::vector<Address>& cells, int64_t directions, Address y, Address h, Address c,
+         Threads threads) {
+  const std::vector<const uint8_t*> packed = pointers_to<uint8_t>(cells);
   run_recurrent({pointer<const float>(x), rows, steps, batch, pointer<const int64_t>(batch_sizes),
                  packed.data(), static_cast<int64_t>(packed.size()) / directions, directions,
                  pointer<float>(y), pointer<float>(h), pointer<float>(c), threads});
@@ -39,7 +39,8 @@ void run(uintptr_t x, int64_t rows, int64_t steps, int64_t batch, uintptr_t batc
 
 }  // namespace
 
-void bind_recurrent(nb::module_& m) {
+void bind_recurrent(Bindings& b) {
+  nb::module_& m = b.module;
   m.def(
       "packed_cell_bytes",
       [](int kind, int weight, int64_t input, int64_t hidden, int64_t projection) {
@@ -71,8 +72,8 @@ void bind_recurrent(nb::module_& m) {
                               s.projection, isa_name(isa));
       },
       "packed"_a, "(kind, weight, input, hidden, projection, instruction set) of a packed cell.");
-  m.def("run_recurrent", &run, "x"_a, "rows"_a, "steps"_a, "batch"_a, "batch_sizes"_a, "cells"_a,
-        "directions"_a, "y"_a, "h"_a, "c"_a, "threads"_a);
+  b.driver("run_recurrent", run, "x"_a, "rows"_a, "steps"_a, "batch"_a, "batch_sizes"_a, "cells"_a,
+           "directions"_a, "y"_a, "h"_a, "c"_a);
 }
 
 }  // namespace intaglio

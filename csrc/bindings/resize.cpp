@@ -1,23 +1,21 @@
 // Interpolation of u8 images.
 #include "../program/resize.h"
 
-#include <nanobind/stl/vector.h>
-
 #include <stdexcept>
 #include <vector>
 
-#include "bindings.h"
+#include "driver.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace intaglio {
 
-void bind_resize(nb::module_& m) {
-  m.def(
+void bind_resize(Bindings& b) {
+  b.driver(
       "resize",
-      [](uintptr_t x, int64_t batch, int64_t channels, const std::vector<int64_t>& sizes,
-         const std::vector<uintptr_t>& sources, bool blend, int lower, int upper, uintptr_t y, int threads) {
+      [](Address x, int64_t batch, int64_t channels, const std::vector<int64_t>& sizes,
+         const std::vector<Address>& sources, bool blend, int lower, int upper, Address y, Threads threads) {
         if (sizes.size() != 6 || sources.size() != 9)
           throw std::invalid_argument("resize takes two sizes and three arrays for each of three axes");
         ResizeCall call{pointer<const uint8_t>(x), batch,  channels, {}, blend, {0, lower, upper},
@@ -26,11 +24,9 @@ void bind_resize(nb::module_& m) {
           call.axes[a] = {sizes[a], sizes[3 + a], pointer<const int64_t>(sources[3 * a]),
                           pointer<const int64_t>(sources[3 * a + 1]),
                           pointer<const float>(sources[3 * a + 2])};
-        nb::gil_scoped_release release;
         resize(call);
       },
-      "x"_a, "batch"_a, "channels"_a, "sizes"_a, "sources"_a, "blend"_a, "lower"_a, "upper"_a, "y"_a,
-      "threads"_a);
+      "x"_a, "batch"_a, "channels"_a, "sizes"_a, "sources"_a, "blend"_a, "lower"_a, "upper"_a, "y"_a);
 }
 
 }  // namespace intaglio
