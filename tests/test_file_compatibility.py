@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 
 import intaglio
-from intaglio.serialization.recipe import FORMAT_VERSION
+from intaglio.files.recipe import FORMAT_VERSION
 from tests.file_models import assert_same
 
 DATA = Path(__file__).parent / "data"

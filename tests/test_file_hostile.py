@@ -22,7 +22,7 @@ from torch import nn
 
 import intaglio
 from intaglio.errors import ConversionError, FileFormatError
-from intaglio.serialization.strict_json import parse_json
+from intaglio.files.strict_json import parse_json
 from tests.file_models import RULE_EXAMPLES, assert_same
 from tests.forging import forge, put_together, take_apart
 

@@ -26,7 +26,7 @@ from intaglio.qparams import QParams
 from intaglio.qtensor import QTensor
 from intaglio.rules import Example, OpRule, StaticForm, register_rule
 
-__all__ = ["QuantizedActivation", "QuantizedPReLU", "make_table"]
+__all__ = ["QuantizedActivation", "QuantizedPReLU", "function_named", "make_table"]
 
 
 def _rrelu(x: Tensor, lower: float, upper: float) -> Tensor:
@@ -57,6 +57,11 @@ FUNCTIONS: dict[type[nn.Module], tuple[Callable[..., Tensor], tuple[str, ...]]] 
 """What each float module computes, and the attributes that go into it."""
 
 _BY_NAME = {kind.__name__: found for kind, found in FUNCTIONS.items()}
+
+
+def function_named(name: str) -> Callable[..., Tensor]:
+    """What the activation of that name computes."""
+    return _BY_NAME[name][0]
 
 
 class TableModule(StaticModule):

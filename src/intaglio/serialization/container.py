@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from intaglio.errors import ConversionError, FileFormatError
-from intaglio.serialization.strict_json import Fields, non_negative, parse_json
+from intaglio.files.strict_json import Fields, non_negative, parse_json
 
 __all__ = ["Header", "TensorEntry", "TensorReader", "TensorSpec", "TensorWriter", "storable"]
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from intaglio.serialization.container import TensorEntry
-from intaglio.serialization.recipe import (
+from intaglio.files.recipe import (
     GRAPH_CLASS,
     METHOD_CLASS,
     MethodRecord,

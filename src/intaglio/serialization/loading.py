@@ -26,7 +26,7 @@ from intaglio.nn.twins import WeightPool
 from intaglio.serialization.container import TensorReader
 from intaglio.serialization.description import FileDescription
 from intaglio.serialization.matching import replace_modules
-from intaglio.serialization.recipe import QuantizedRecord, Recipe, TensorRecord, recipe_from_text
+from intaglio.files.recipe import QuantizedRecord, Recipe, TensorRecord, recipe_from_text
 from intaglio.serialization.recorded_model import RecordedModel
 from intaglio.serialization.skeleton import build_model, check_owners, check_tensors
 

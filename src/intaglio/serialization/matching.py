@@ -22,7 +22,7 @@ from intaglio.nn.copying import copy_model, share_tensors
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.serialization.container import TensorSpec
 from intaglio.serialization.python_code import find_method, reachable_code
-from intaglio.serialization.recipe import (
+from intaglio.files.recipe import (
     LayerRecord,
     MethodRecord,
     ModuleRecord,

@@ -17,7 +17,7 @@ from torch import Tensor, fx, nn
 from intaglio.errors import FileFormatError
 from intaglio.graph_passes.patched_names import is_users
 from intaglio.serialization.allowed_functions import ATTRIBUTES, is_method_allowed, name_of_function
-from intaglio.serialization.recorded_graph import Placeholder, RegionGraph, Step
+from intaglio.files.recorded_graph import Placeholder, RegionGraph, Step
 from intaglio.serialization.recorded_model import PythonCode, build_region
 from intaglio.serialization.values import UnstorableError, encode
 

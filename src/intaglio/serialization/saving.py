@@ -29,7 +29,7 @@ from intaglio.serialization.container import TensorSpec, TensorWriter, storable
 from intaglio.serialization.description import FileDescription
 from intaglio.serialization.known_layers import describe_layer, qualified_name
 from intaglio.serialization.loading import METADATA, METADATA_CHECKSUM
-from intaglio.serialization.recipe import (
+from intaglio.files.recipe import (
     FORMAT_VERSION,
     GraphAccount,
     LayerRecord,

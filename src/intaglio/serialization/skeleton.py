@@ -18,7 +18,7 @@ from intaglio.errors import FileFormatError
 from intaglio.nn.quantized import QuantizedModule, quantized_class
 from intaglio.serialization.container import TensorSpec
 from intaglio.serialization.known_layers import build_layer, holds_any_children, holds_any_tensors
-from intaglio.serialization.recipe import (
+from intaglio.files.recipe import (
     LayerRecord,
     MethodRecord,
     ModuleRecord,

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 from intaglio.errors import FileFormatError
-from intaglio.serialization.recorded_graph import (
+from intaglio.files.recorded_graph import (
     RecordedGraph,
     RegionGraph,
     graph_from_fields,
@@ -21,7 +21,7 @@ from intaglio.serialization.recorded_graph import (
     region_from_fields,
     region_to_json,
 )
-from intaglio.serialization.strict_json import Fields, non_negative, parse_json
+from intaglio.files.strict_json import Fields, non_negative, parse_json
 
 __all__ = [
     "FORMAT_VERSION",

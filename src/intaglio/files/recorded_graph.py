@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from intaglio.errors import FileFormatError
-from intaglio.serialization.strict_json import Fields
+from intaglio.files.strict_json import Fields
 
 __all__ = [
     "Argument",

@@ -1,0 +1,65 @@
+"""`Program`: a converted model that one call of C++ runs, of torch's tensors. May import torch_host and runtime."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from intaglio.engine.torch_host import qparams_of, quant_of
+from intaglio.errors import InputError
+from intaglio.qtensor import QTensor
+from intaglio.runtime.array import ITEM_BYTES, Array
+from intaglio.runtime.plan import Plan, input_array
+from intaglio.runtime.program import BaseProgram
+
+__all__ = ["Program"]
+
+_empty_strided = torch.empty_strided
+_threads = torch.get_num_threads
+_NAMES = {getattr(torch, name): name for name in ITEM_BYTES}
+
+
+class Program(BaseProgram):
+    """A model as flat lists of kernel calls: what `intaglio.compile` gives.
+
+    Called as the model is, with tensors on the CPU; results need no gradient. Other shapes than before are
+    planned when they come first, and the newest 64 plans are kept. Several threads may call one program at
+    once: each call works in an arena of its own, and the GIL is released meanwhile.
+    """
+
+    def _array_of(self, leaf: Any) -> Array | None:
+        if isinstance(leaf, QTensor):
+            return input_array(leaf.shape, leaf.data.stride(), "uint8", quant=quant_of(leaf.qparams))
+        if not isinstance(leaf, Tensor):
+            return None
+        if not leaf.is_cpu or leaf.layout is not torch.strided:
+            raise InputError(
+                f"{self.model.name}: an input is on {leaf.device} with layout {leaf.layout}, but a program runs "
+                "on dense tensors of the CPU: pass x.cpu()"
+            )
+        if leaf.dtype not in _NAMES or leaf.dtype in (torch.float64, torch.float16, torch.bfloat16):
+            raise InputError(
+                f"{self.model.name}: an input has dtype {leaf.dtype}, but a program takes float32 and integers: "
+                "pass x.float()"
+            )
+        return input_array(leaf.shape, leaf.stride(), _NAMES[leaf.dtype])
+
+    def _key_of(self, leaf: Any) -> Any:
+        if isinstance(leaf, QTensor):
+            return (leaf.shape, leaf.data.stride(), quant_of(leaf.qparams))
+        if isinstance(leaf, Tensor):
+            return (leaf.shape, leaf.stride(), leaf.dtype)
+        return repr(leaf)
+
+    def _address_of(self, leaf: Any) -> int:
+        address: int = leaf.data.data_ptr() if isinstance(leaf, QTensor) else leaf.data_ptr()
+        return address
+
+    def _allocate(self, array: Array) -> Any:
+        tensor = _empty_strided(array.shape, array.strides, dtype=getattr(torch, array.dtype))
+        return tensor if array.quant is None else QTensor(tensor, qparams_of(array.quant))
+
+    def _threads(self) -> int:
+        return _threads()

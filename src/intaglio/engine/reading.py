@@ -1,0 +1,174 @@
+"""Reads a live model as a `Model`: its graphs, and its layers with the weights that they have packed.
+
+Nothing is copied: a program's weights are the model's. May import serialization, nn, runtime and errors.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, fx, nn
+
+from intaglio.errors import ConversionError, FileFormatError
+from intaglio.files.recipe import GRAPH_CLASS
+from intaglio.nn.quantized import QuantizedModule
+from intaglio.runtime.graph import Graph, Layer, Named, Node, Value, map_values
+from intaglio.runtime.model import Layers, Model, model_of_layer, model_of_recorded, model_of_region
+from intaglio.serialization.allowed_functions import name_of_function
+from intaglio.serialization.known_layers import describe_layer, is_known_class, qualified_name
+from intaglio.serialization.tracing import record_forward
+from intaglio.serialization.values import UnstorableError
+from intaglio.serialization.walking import walk_modules
+
+__all__ = ["LiveLayer", "read_model"]
+
+
+class LiveLayer(Layer):
+    """A layer of a model in memory."""
+
+    def __init__(self, path: str, module: nn.Module, kind: str, config: Mapping[str, Any]) -> None:
+        super().__init__(path, kind, config, {})
+        self.module = module
+
+    def _tensor(self, name: str) -> Tensor | None:
+        """A parameter or buffer, or a plain tensor that only unpacking gives."""
+        own = self.module._parameters.get(name)
+        own = self.module._buffers.get(name) if own is None else own
+        if own is not None or not isinstance(self.module, QuantizedModule):
+            return own
+        if name not in self.module.state_spec():
+            return None
+        return self.made("plain state", self.module.plain_state).get(name)  # type: ignore[no-any-return]
+
+    def array(self, name: str) -> np.ndarray[Any, Any]:
+        """A plain tensor."""
+        found = self._tensor(name)
+        if found is None:
+            raise FileFormatError(f"{self.where()} has no tensor {name!r}")
+        array: np.ndarray[Any, Any] = found.detach().numpy()
+        return array
+
+    def has(self, name: str) -> bool:
+        """Whether it has a plain tensor of that name."""
+        return self._tensor(name) is not None
+
+    def packed(self, name: str, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """The module's own packed weight."""
+        buffer = self.module._buffers.get(name)
+        if buffer is None:
+            return super().packed(name, make)
+        array: np.ndarray[Any, Any] = buffer.numpy()
+        return array
+
+
+def read_model(model: nn.Module) -> tuple[Model, dict[str, nn.Module]]:
+    """The model, and its modules by path. `ConversionError` where its forward cannot become a graph."""
+    layers: dict[str, Layer] = {}
+    modules: dict[str, nn.Module] = {}
+    aliases: dict[str, str] = {}
+    graphs: dict[str, Graph] = {}
+    opaque: dict[str, str] = {}
+    for path, module, same_as in walk_modules(model):
+        if same_as is not None:
+            aliases[path] = same_as
+            continue
+        modules[path] = module
+        layers[path] = _layer(path, module, opaque)
+        if isinstance(module, fx.GraphModule):
+            graphs[path] = read_graph(module)
+    found = Layers(layers, aliases)
+    name = type(model).__name__
+    if "" in graphs:
+        return model_of_region(name, found, graphs), modules
+    if isinstance(model, (QuantizedModule, nn.Sequential)) and not opaque:
+        return model_of_layer(name, found, graphs), modules
+    leaves = frozenset(path for path in layers if path and not _is_around(path, opaque))
+    names = {id(t): n for n, t in itertools.chain(model.named_parameters(), model.named_buffers())}
+    try:
+        recorded, constants = record_forward(model, leaves, names)
+    except UnstorableError as error:
+        raise ConversionError(
+            f"{name} cannot be compiled: {error}. Convert it in graph mode (intaglio.quantize_fx), which leaves "
+            "to Python what no graph can hold"
+        ) from None
+    root = layers[""]
+    assert isinstance(root, LiveLayer)
+    for constant, tensor in constants.items():
+        root._arrays = {**root._arrays, constant: tensor.detach().numpy()}
+    return model_of_recorded(name, found, graphs, recorded), modules
+
+
+def _is_around(path: str, opaque: Mapping[str, str]) -> bool:
+    """Whether a module is one that must be looked into, or holds one."""
+    return any(other == path or other.startswith(f"{path}.") for other in opaque)
+
+
+def _layer(path: str, module: nn.Module, opaque: dict[str, str]) -> Layer:
+    if isinstance(module, QuantizedModule):
+        return LiveLayer(path, module, module.kind, module.config())
+    if isinstance(module, fx.GraphModule):
+        return LiveLayer(path, module, GRAPH_CLASS, {})
+    config: Mapping[str, Any] = {}
+    if is_known_class(module):
+        try:
+            config = describe_layer(module)
+        except UnstorableError as error:
+            opaque[path] = str(error)
+    else:
+        opaque[path] = f"{type(module).__name__} is no layer that is known"
+    return LiveLayer(path, module, qualified_name(module), config)
+
+
+# ---- Graphs --------------------------------------------------------------------------------------------
+
+_KINDS = {"call_module": "module", "get_attr": "tensor", "call_method": "method"}
+
+
+def read_graph(gm: fx.GraphModule) -> Graph:
+    """The graph of a `GraphModule`, with the functions that it calls."""
+    numbers: dict[fx.Node, int] = {}
+    inputs: list[str] = []
+    defaults: dict[str, Any] = {}
+    nodes: list[Node] = []
+    output: Any = None
+
+    def known(leaf: Any) -> Any:
+        if isinstance(leaf, fx.Node):
+            return Value(numbers[leaf])
+        return _named(leaf)
+
+    for node in sorted(gm.graph.nodes, key=lambda node: node.op != "placeholder"):
+        args, kwargs = map_values(tuple(node.args), known), map_values(dict(node.kwargs), known)
+        target = str(node.target)
+        if node.op == "placeholder":
+            inputs.append(target.lstrip("*"))
+            if args:
+                defaults[inputs[-1]] = args[0]
+        elif node.op == "output":
+            output = args[0]
+            break
+        elif node.op == "call_function" and node.target is getattr:
+            nodes.append(Node("attribute", str(args[1]), args[:1]))
+        elif node.op == "call_function":
+            assert callable(node.target)
+            name = name_of_function(node.target) or getattr(node.target, "__qualname__", target)
+            nodes.append(Node("function", name, args, kwargs, node.target))
+        else:
+            nodes.append(Node(_KINDS[node.op], target, args, kwargs))
+        numbers[node] = len(numbers)
+    return Graph(tuple(inputs), tuple(nodes), output, defaults)
+
+
+_NAMED = {torch.dtype: "dtype", torch.layout: "layout", torch.memory_format: "memory_format"}
+
+
+def _named(leaf: Any) -> Any:
+    """A constant of torch by its name."""
+    if isinstance(leaf, torch.device):
+        return Named("device", str(leaf))
+    kind = _NAMED.get(type(leaf))
+    return leaf if kind is None else Named(kind, str(leaf).removeprefix("torch."))

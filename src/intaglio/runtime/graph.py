@@ -1,0 +1,156 @@
+"""The graphs that plans are made of: steps over numbered values, and the layers that they call.
+
+A graph comes from a recipe's JSON or straight from a model; the steps are those of files.recorded_graph, with
+their arguments decoded. What a value of torch's own is (a dtype, a device) stands here by its name. May import
+files and errors.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from intaglio.errors import FileFormatError
+from intaglio.files.recorded_graph import Step
+
+__all__ = ["Graph", "Layer", "Named", "Node", "Value", "decode_steps", "map_values"]
+
+
+@dataclass(frozen=True)
+class Value:
+    """The result of an earlier step, or an input: its number."""
+
+    number: int
+
+
+@dataclass(frozen=True)
+class Named:
+    """A constant of torch by its name: a dtype, device, layout or memory format."""
+
+    kind: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"torch.{self.name}"
+
+
+@dataclass(frozen=True)
+class Node:
+    """A step with its arguments decoded; `function` is what a step of Python code calls."""
+
+    kind: str
+    target: str
+    args: tuple[Any, ...] = ()
+    kwargs: Mapping[str, Any] = field(default_factory=dict)
+    function: Callable[..., Any] | None = None
+
+
+@dataclass(frozen=True)
+class Graph:
+    """Inputs by name, of which those in `defaults` may be left out; steps, and what they return."""
+
+    inputs: tuple[str, ...]
+    nodes: tuple[Node, ...]
+    output: Any
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Layer:
+    """A layer that a graph calls: its kind and configuration, and its plain tensors as numpy arrays.
+
+    `kind` is that of a quantized module, or the class's name of a layer of torch (`torch.nn.GELU`). `graph` is
+    what a layer computes that is a graph itself, over layers below its path.
+    """
+
+    def __init__(
+        self, path: str, kind: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]]
+    ) -> None:
+        self.path, self.kind, self.config = path, kind, config
+        self._arrays = arrays
+        self._made: dict[str, Any] = {}
+
+    def array(self, name: str) -> np.ndarray[Any, Any]:
+        """A plain tensor; `FileFormatError` if the layer has none of that name."""
+        found = self._arrays.get(name)
+        if found is None:
+            raise FileFormatError(f"module '{self.path}' ({self.kind}) lacks its tensor {name!r}")
+        return found
+
+    def has(self, name: str) -> bool:
+        """Whether it has a plain tensor of that name."""
+        return name in self._arrays
+
+    def made(self, key: str, make: Callable[[], Any]) -> Any:
+        """What `make` gives, made once: packed weights, for all plans."""
+        if key not in self._made:
+            self._made[key] = make()
+        return self._made[key]
+
+    def packed(self, name: str, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+        """A packed weight by the name that the quantized module has for it."""
+        found: np.ndarray[Any, Any] = self.made(name, make)
+        return found
+
+    def where(self) -> str:
+        """How errors name it."""
+        return f"'{self.path}' ({self.kind})" if self.path else self.kind
+
+
+_SPECIAL_FLOATS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+_NAMED = ("dtype", "device", "layout", "memory_format")
+
+
+def _decode(value: Any, what: str, count: int) -> Any:
+    """A value that a recipe holds, of which at most the first `count` values are known."""
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, list):
+        return [_decode(item, what, count) for item in value]
+    if isinstance(value, dict) and len(value) == 1:
+        ((kind, content),) = value.items()
+        if kind in ("tuple", "slice") and isinstance(content, list):
+            items = tuple(_decode(item, what, count) for item in content)
+            if kind == "tuple":
+                return items
+            if len(items) == 3:
+                return slice(*items)
+        if kind == "dict" and isinstance(content, dict):
+            return {key: _decode(item, what, count) for key, item in content.items()}
+        if kind == "node" and type(content) is int and 0 <= content < count:
+            return Value(content)
+        if kind == "ellipsis" and content is True:
+            return ...
+        if kind == "float" and isinstance(content, str) and content in _SPECIAL_FLOATS:
+            return _SPECIAL_FLOATS[content]
+        if kind in _NAMED and isinstance(content, str):
+            return Named(kind, content)
+    raise FileFormatError(f"{what} holds {value!r:.80}, which is no value, or one from a later step")
+
+
+def decode_steps(inputs: Sequence[str], steps: Sequence[Step], output: Any, what: str) -> Graph:
+    """The graph of a recipe's steps; `FileFormatError` for values that are none."""
+    nodes = []
+    for number, step in enumerate(steps, len(inputs)):
+        where = f"step {number} of {what}"
+        args = tuple(_decode(arg, where, number) for arg in step.args)
+        kwargs = {name: _decode(arg, where, number) for name, arg in (step.kwargs or {}).items()}
+        nodes.append(Node(step.kind, step.target, args, kwargs))
+    count = len(inputs) + len(nodes)
+    return Graph(tuple(inputs), tuple(nodes), _decode(output, f"the output of {what}", count))
+
+
+def map_values(value: Any, change: Callable[[Any], Any]) -> Any:
+    """`value` with `change` made to its leaves: what is no list, tuple, dictionary or slice."""
+    if isinstance(value, dict):
+        return {key: map_values(item, change) for key, item in value.items()}
+    if isinstance(value, slice):
+        return slice(*(map_values(item, change) for item in (value.start, value.stop, value.step)))
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*(map_values(item, change) for item in value))
+    if isinstance(value, (list, tuple)):
+        return type(value)(map_values(item, change) for item in value)
+    return change(value)

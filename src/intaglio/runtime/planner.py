@@ -1,0 +1,330 @@
+"""`Planner`: walks a graph for inputs of given shapes, and writes down the kernel calls that it comes to.
+
+Every step is run on `Array`s, which have shapes and no values: a lowering (registered below by the name of a
+layer or function) appends calls and gives the arrays that they will write. What depends on no input is computed
+now. What no lowering knows is left to the `Host`: torch where it is installed. May import array, graph, files
+and errors.
+"""
+
+from __future__ import annotations
+
+import builtins
+import math
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from intaglio.errors import InputError
+from intaglio.runtime.array import Array, Buffer, Quant, contiguous_strides, image_strides
+from intaglio.runtime.graph import Graph, Layer, Node, Value, map_values
+
+__all__ = ["Call", "Host", "HostCall", "NotLowered", "Planner", "arrays_in", "lower_function", "lower_layer"]
+
+
+class NotLowered(Exception):
+    """A step that no kernel computes as it is called here; the message says why."""
+
+
+@dataclass
+class Call:
+    """One call of a kernel's driver: its arguments by name, arrays standing for their memory.
+
+    `writes` are the names of those that it fills; `work` is its number of multiply-adds in int8.
+    """
+
+    driver: str
+    label: str
+    arguments: dict[str, Any]
+    writes: tuple[str, ...]
+    work: int = 0
+
+    def written(self) -> list[Array]:
+        """The arrays that it fills."""
+        return [self.arguments[name] for name in self.writes if self.arguments[name] is not None]
+
+    def read(self) -> list[Array]:
+        """The arrays that it needs."""
+        return arrays_in([value for name, value in self.arguments.items() if name not in self.writes])
+
+
+@dataclass
+class HostCall:
+    """A call that the plan does not make itself: `function` of host values, made of `args` and `kwargs`."""
+
+    label: str
+    function: Callable[..., Any]
+    args: Any
+    kwargs: Any
+    results: list[Array]
+
+    def written(self) -> list[Array]:
+        """The arrays that it gives."""
+        return self.results
+
+    def read(self) -> list[Array]:
+        """The arrays that it needs."""
+        return arrays_in([self.args, self.kwargs])
+
+
+class Host(Protocol):
+    """What computes the steps that no kernel does, on values of its own kind."""
+
+    def find(self, node: Node, layer: Layer | None) -> Callable[..., Any] | None:
+        """What computes a step, or None."""
+
+    def wrap(self, data: np.ndarray[Any, Any], array: Array) -> Any:
+        """A host value over this memory."""
+
+    def unwrap(self, value: Any) -> tuple[np.ndarray[Any, Any], Quant | None] | None:
+        """A host value's memory and parameters; None of what is no tensor."""
+
+    def constant(self, value: Any) -> Any:
+        """What stands in arguments of steps (`Named`) as the host has it."""
+
+    def table(self, name: str, arguments: dict[str, Any], x: Quant, output: Quant) -> np.ndarray[Any, Any]:
+        """`(256,) uint8`: what the activation `torch.nn.<name>` makes of each integer of `x`."""
+
+
+Lowering = Callable[..., Any]
+_Lowering = TypeVar("_Lowering", bound=Lowering)
+
+_layers: dict[str, Lowering] = {}
+_functions: dict[str, Lowering] = {}
+
+
+def lower_layer(*kinds: str) -> Callable[[_Lowering], _Lowering]:
+    """Decorator: how layers of these kinds are planned, `(planner, layer, *args, **kwargs)`."""
+
+    def register(lowering: _Lowering) -> _Lowering:
+        _layers.update(dict.fromkeys(kinds, lowering))
+        return lowering
+
+    return register
+
+
+def lower_function(*names: str) -> Callable[[_Lowering], _Lowering]:
+    """Decorator: how functions of these names are planned, `(planner, *args, **kwargs)`.
+
+    Methods are `Tensor.<name>`, attributes `attribute.<name>`.
+    """
+
+    def register(lowering: _Lowering) -> _Lowering:
+        _functions.update(dict.fromkeys(names, lowering))
+        return lowering
+
+    return register
+
+
+def arrays_in(value: Any) -> list[Array]:
+    """The arrays among the leaves of `value`."""
+    found: list[Array] = []
+    map_values(value, lambda leaf: found.append(leaf) if isinstance(leaf, Array) else None)
+    return found
+
+
+_PYTHON = {"operator": operator, "math": math, "builtins": builtins}
+_RANDOM = ("rand", "normal", "bernoulli", "multinomial", "dropout")
+
+
+@dataclass
+class Planner:
+    """The calls of one plan, in order."""
+
+    layers: Mapping[str, Layer]
+    graphs: Mapping[str, Graph]
+    host: Host
+    calls: list[Call | HostCall] = field(default_factory=list)
+    label: str = ""
+    left_to_host: dict[str, str] = field(default_factory=dict)
+
+    # ---- Arrays and calls --------------------------------------------------------------------------------
+
+    def new(
+        self,
+        shape: Sequence[int],
+        dtype: str = "float32",
+        quant: Quant | None = None,
+        strides: Sequence[int] | None = None,
+    ) -> Array:
+        """Memory of the arena for a dense array; contiguous unless its strides are given."""
+        laid = contiguous_strides(shape) if strides is None else tuple(strides)
+        array = Array(Buffer("arena", 0), tuple(shape), laid, dtype, quant)
+        array.buffer.bytes = array.bytes
+        return array
+
+    def new_image(self, shape: Sequence[int], quant: Quant | None, dtype: str = "uint8") -> Array:
+        """The same with the channels innermost."""
+        return self.new(shape, dtype, quant, image_strides(shape))
+
+    def constant(self, values: np.ndarray[Any, Any], quant: Quant | None = None) -> Array:
+        """An array whose values are known."""
+        values = np.ascontiguousarray(values)
+        buffer = Buffer("constant", values.nbytes, values.ctypes.data, values)
+        return Array(
+            buffer, values.shape, contiguous_strides(values.shape), values.dtype.name, quant, 0, values
+        )
+
+    def packed(self, values: np.ndarray[Any, Any]) -> Array:
+        """A packed weight as a constant, in the very memory in which it lies."""
+        return Array(Buffer("constant", values.nbytes, values.ctypes.data, values), (), (), "uint8")
+
+    def call(self, driver: str, *writes: str, work: int = 0, **arguments: Any) -> None:
+        """Append a call of `driver` that fills the arguments `writes`."""
+        if all(arguments[name] is None or arguments[name].size == 0 for name in writes):
+            return
+        self.calls.append(Call(driver, self.label, arguments, writes, work))
+
+    def copy(self, x: Array, strides: Sequence[int], bytes_beyond: int = 0) -> Array:
+        """`x` in memory of its own with these dense strides."""
+        y = self.new(x.shape, x.dtype, x.quant, strides)
+        item = x.item_bytes
+        self.call(
+            *("copy_strided", "y"),
+            x=x,
+            y=y,
+            item_bytes=item,
+            sizes=list(x.shape),
+            x_strides=[s * item for s in x.strides],
+            y_strides=[s * item for s in y.strides],
+        )
+        return y
+
+    def contiguous(self, x: Array) -> Array:
+        """`x`, copied unless it is contiguous."""
+        return x if x.is_contiguous else self.copy(x, contiguous_strides(x.shape))
+
+    def image(self, x: Array) -> Array:
+        """`x`, copied unless its channels are innermost."""
+        return x if x.is_image else self.copy(x, image_strides(x.shape))
+
+    def dense(self, x: Array) -> Array:
+        """`x`, copied unless it is dense."""
+        return x if x.is_dense else self.copy(x, x.dense_strides())
+
+    def reshape(self, x: Array, shape: Sequence[int]) -> Array:
+        """`x` under another shape, copied where no view can be that."""
+        view = x.reshaped(shape)
+        if view is None:
+            view = self.contiguous(x).reshaped(shape)
+            assert view is not None
+        return view
+
+    # ---- Graphs ------------------------------------------------------------------------------------------
+
+    def run_graph(self, graph: Graph, inputs: Sequence[Any], prefix: str = "") -> Any:
+        """What a graph gives for these inputs; `prefix` is the path of the module that it is."""
+        values = list(inputs)
+
+        def known(leaf: Any) -> Any:
+            return values[leaf.number] if isinstance(leaf, Value) else leaf
+
+        for node in graph.nodes:
+            args, kwargs = map_values(node.args, known), map_values(dict(node.kwargs), known)
+            values.append(self.run_node(node, args, kwargs, prefix))
+        return map_values(graph.output, known)
+
+    def run_node(self, node: Node, args: Any, kwargs: Any, prefix: str) -> Any:
+        """What one step gives."""
+        if node.kind == "module":
+            return self.run_layer(prefix + node.target, args, kwargs)
+        if node.kind == "tensor":
+            owner, _, name = (prefix + node.target).rpartition(".")
+            return self.tensor_of(self.layers[owner], name)
+        name = {"method": "Tensor.", "attribute": "attribute."}.get(node.kind, "") + node.target
+        self.label = node.target
+        arrays = arrays_in([args, kwargs])
+        module, _, short = name.rpartition(".")
+        if not arrays and module in _PYTHON:
+            return getattr(_PYTHON[module], short)(*args, **kwargs)
+        lowering = _functions.get(name)
+        if lowering is not None and (arrays or node.kind != "function"):
+            try:
+                return lowering(self, *args, **kwargs)
+            except NotLowered as reason:
+                return self.leave(node, None, args, kwargs, str(reason))
+        return self.leave(node, None, args, kwargs, "no kernel computes it")
+
+    def run_layer(self, path: str, args: Any, kwargs: Any) -> Any:
+        """What a layer gives."""
+        layer = self.layers[path]
+        self.label = path or layer.kind
+        if path in self.graphs:
+            return self.run_graph(self.graphs[path], args, f"{path}." if path else "")
+        lowering = _layers.get(layer.kind)
+        why = "no kernel computes it"
+        if lowering is not None:
+            try:
+                return lowering(self, layer, *args, **kwargs)
+            except NotLowered as reason:
+                why = str(reason)
+        return self.leave(Node("module", path), layer, args, kwargs, why)
+
+    def children(self, path: str) -> list[str]:
+        """Paths of a layer's children, in order."""
+        prefix = f"{path}." if path else ""
+        return [p for p in self.layers if p.startswith(prefix) and p != path and "." not in p[len(prefix) :]]
+
+    def tensor_of(self, layer: Layer, name: str) -> Array:
+        """A layer's tensor as a constant."""
+        made: Array = layer.made(f"array {name}", lambda: self.constant(layer.array(name)))
+        return made
+
+    # ---- What is left to the host ------------------------------------------------------------------------
+
+    def leave(self, node: Node, layer: Layer | None, args: Any, kwargs: Any, why: str) -> Any:
+        """Let the host compute a step: now where all of it is known, otherwise in each call."""
+        function = self.host.find(node, layer)
+        label = node.target if layer is None else layer.where()
+        if function is None:
+            raise InputError(
+                f"{label}: {why}, and there is nothing else here that could: run it where torch is installed, "
+                "with intaglio.compile"
+            )
+        arrays = arrays_in([args, kwargs])
+        is_known = all(array.is_constant for array in arrays)
+        is_random = node.kind != "module" and any(mark in node.target for mark in _RANDOM)
+        example = self._example(function, args, kwargs)
+        if is_known and not is_random:
+            return map_values(example, self._keep)
+        self.left_to_host.setdefault(label, why)
+        results: list[Array] = []
+        found = map_values(example, lambda leaf: self._receive(leaf, results))
+        self.calls.append(HostCall(label, function, args, kwargs, results))
+        return found
+
+    def _example(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """What the host gives for zeros in the place of what is not known."""
+
+        def stand_in(leaf: Any) -> Any:
+            if not isinstance(leaf, Array):
+                return self.host.constant(leaf)
+            values = leaf.data if leaf.data is not None else _zeros_like(leaf)
+            return self.host.wrap(values, leaf)
+
+        return function(*map_values(args, stand_in), **map_values(kwargs, stand_in))
+
+    def _keep(self, leaf: Any) -> Any:
+        """A host value as a constant."""
+        found = self.host.unwrap(leaf)
+        return leaf if found is None else self.constant(np.array(found[0], order="C"), found[1])
+
+    def _receive(self, leaf: Any, results: list[Array]) -> Any:
+        """A host value that each call gives anew."""
+        found = self.host.unwrap(leaf)
+        if found is None:
+            return leaf
+        data, quant = found
+        strides = tuple(s // data.itemsize for s in data.strides)
+        array = Array(Buffer("host", data.nbytes), data.shape, strides, data.dtype.name, quant)
+        results.append(array)
+        return array
+
+
+def _zeros_like(array: Array) -> np.ndarray[Any, Any]:
+    """Zeros that lie in memory as `array` will."""
+    order = sorted(range(array.ndim), key=lambda a: (-array.strides[a], a))
+    zeros = np.zeros([array.shape[a] for a in order], dtype=array.dtype)
+    return zeros.transpose(np.argsort(order)) if array.ndim else zeros
