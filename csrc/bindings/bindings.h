@@ -27,5 +27,6 @@ void bind_matmul(nanobind::module_& m);
 void bind_normalize(nanobind::module_& m);
 void bind_resize(nanobind::module_& m);
 void bind_fake_quantize(nanobind::module_& m);
+void bind_rows(nanobind::module_& m);
 
 }  // namespace intaglio

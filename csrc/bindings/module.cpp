@@ -17,4 +17,5 @@ NB_MODULE(_core, m) {
   intaglio::bind_normalize(m);
   intaglio::bind_resize(m);
   intaglio::bind_fake_quantize(m);
+  intaglio::bind_rows(m);
 }

@@ -12,6 +12,7 @@
 #include "elementwise-inl.h"
 #include "embedding-inl.h"
 #include "fake_quantize-inl.h"
+#include "finish_rows-inl.h"
 #include "gemm-inl.h"
 #include "gemm_half-inl.h"
 #include "gemm_static-inl.h"
