@@ -1,14 +1,58 @@
-// Rows of a Program: products with what follows them.
+// The float operations of a Program: rows with their products, attention.
 #include "../program/rows.h"
 
+#include <nanobind/stl/tuple.h>
+
+#include "../program/attention.h"
 #include "bindings.h"
 
 namespace nb = nanobind;
 using namespace nb::literals;
 
 namespace intaglio {
+namespace {
+
+using Address = std::tuple<uintptr_t, int64_t, int64_t, int64_t>;  // data, and strides of batch, head, row
+
+template <class T>
+HeadRows<T> head_rows(const Address& at) {
+  return {pointer<T>(std::get<0>(at)), std::get<1>(at), std::get<2>(at), std::get<3>(at)};
+}
+
+void bind_attention(nb::module_& m) {
+  m.def(
+      "run_attention",
+      [](int64_t batch, int64_t heads, int64_t kv_heads, int64_t queries, int64_t keys, int64_t depth,
+         int64_t width, const Address& q, const Address& k, const Address& v, const Address& y, float scale,
+         const Address& mask, const Address& allowed, bool is_causal, int threads) {
+        const AttentionCall call{batch,
+                                 heads,
+                                 kv_heads,
+                                 queries,
+                                 keys,
+                                 depth,
+                                 width,
+                                 head_rows<const float>(q),
+                                 head_rows<const float>(k),
+                                 head_rows<const float>(v),
+                                 head_rows<float>(y),
+                                 scale,
+                                 head_rows<const float>(mask),
+                                 head_rows<const uint8_t>(allowed),
+                                 is_causal,
+                                 threads};
+        nb::gil_scoped_release release;
+        run_attention(call);
+      },
+      "batch"_a, "heads"_a, "kv_heads"_a, "queries"_a, "keys"_a, "depth"_a, "width"_a, "q"_a, "k"_a, "v"_a,
+      "y"_a, "scale"_a, "mask"_a = Address(), "allowed"_a = Address(), "is_causal"_a = false, "threads"_a = 1,
+      "The driver of AttentionCall (csrc/program/attention.h).");
+}
+
+}  // namespace
 
 void bind_rows(nb::module_& m) {
+  bind_attention(m);
   m.def(
       "run_rows",
       [](int64_t rows, int64_t k, uintptr_t x, int64_t x_stride, uintptr_t q, int64_t q_stride,

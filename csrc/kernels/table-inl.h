@@ -6,6 +6,7 @@
 // and it could be one that this CPU cannot run.
 #pragma once
 
+#include "attention-inl.h"
 #include "conv-inl.h"
 #include "conv_depthwise-inl.h"
 #include "depthwise_static-inl.h"
