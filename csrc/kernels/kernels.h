@@ -11,6 +11,7 @@
 #include <cstdint>
 
 #include "activation_args.h"
+#include "float_kernels.h"
 #include "isa.h"
 #include "static_kernels.h"
 #include "training_kernels.h"

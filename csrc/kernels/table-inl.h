@@ -6,12 +6,14 @@
 // and it could be one that this CPU cannot run.
 #pragma once
 
+#include "attention-inl.h"
 #include "conv-inl.h"
 #include "conv_depthwise-inl.h"
 #include "depthwise_static-inl.h"
 #include "elementwise-inl.h"
 #include "embedding-inl.h"
 #include "fake_quantize-inl.h"
+#include "finish_rows-inl.h"
 #include "gemm-inl.h"
 #include "gemm_half-inl.h"
 #include "gemm_static-inl.h"

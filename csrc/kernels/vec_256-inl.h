@@ -315,6 +315,12 @@ inline void pin_float(F& v) { __asm__ volatile("" : "+x"(v)); }
 // ---- float32 products ----------------------------------------------------------------------------
 constexpr int kFloatTileRows[kMaxVectors + 1] = {0, 8, 6, 4, 2};
 constexpr int kFloatPanelVectors = 2;
+inline float sum_chains(const F (&v)[2]) {
+  const F half = add(v[0], v[1]);
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
 
 #ifdef INTAGLIO_VNNI
 // ---- int8 dot products: four k's at a time --------------------------------------------------------

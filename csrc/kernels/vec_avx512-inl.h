@@ -40,6 +40,7 @@
 //   broadcast, load_weights, dot, kGroup   acc[j] += sum over kGroup k's of a[k] * w[j][k], exact
 //   pin                     keeps an accumulator in its register: without it GCC 12 spills the K
 //                           loop's accumulators as soon as the epilogue is heavy
+//   sum_chains              the sum of sixteen values: i and i + 8 first, then i and i + 4, 2, 1
 //   words                   2 * kLanes int16 in an I, modulo 2^16; dot_words: acc[j] += two products of words
 #pragma once
 
@@ -388,6 +389,12 @@ inline int choose_panel_vectors(int64_t n) { return n % 48 == 0 ? 3 : 4; }
 // ---- float32 products: a vector of accumulators for each row and vector of columns ---------------
 constexpr int kFloatTileRows[kMaxVectors + 1] = {0, 12, 12, 8, 6};
 constexpr int kFloatPanelVectors = 4;
+inline float sum_chains(const F (&v)[1]) {
+  const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(v[0]), _mm512_extractf32x8_ps(v[0], 1));
+  __m128 s = _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+  s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+  return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
 
 }  // namespace
 }  // namespace intaglio

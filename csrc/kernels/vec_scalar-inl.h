@@ -252,6 +252,13 @@ inline int choose_panel_vectors(int64_t) { return 4; }
 // ---- float32 products ----------------------------------------------------------------------------
 constexpr int kFloatTileRows[kMaxVectors + 1] = {0, 4, 4, 4, 4};
 constexpr int kFloatPanelVectors = 4;
+inline float sum_chains(const F (&v)[16]) {
+  float sum[16];
+  std::memcpy(sum, v, sizeof sum);
+  for (int step = 8; step > 0; step /= 2)
+    for (int i = 0; i < step; ++i) sum[i] += sum[i + step];
+  return sum[0];
+}
 
 }  // namespace
 }  // namespace intaglio

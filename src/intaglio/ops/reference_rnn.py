@@ -14,7 +14,7 @@ from torch import Tensor
 
 from intaglio.ops.reference import epilogue, fma32, linear_half, matmul_exact, quantize_rows
 
-__all__ = ["bounded_exp2", "recurrent_layers", "recurrent_step", "sigmoid", "tanh"]
+__all__ = ["bounded_exp2", "exp2", "recurrent_layers", "recurrent_step", "sigmoid", "tanh"]
 
 MINUS_LOG2E = -float.fromhex("0x1.715476p+0")
 MINUS_TWO_LOG2E = 2 * MINUS_LOG2E
@@ -35,7 +35,11 @@ EXP2_COEFFICIENTS = tuple(
 
 def bounded_exp2(x: Tensor, factor: float) -> Tensor:
     """`2 ** clamp(x * factor, -30, 30)` for float32, within 5e-7 of it in relative terms; NaN stays NaN."""
-    t = torch.clamp(x * torch.tensor(factor), -LARGEST_EXPONENT, LARGEST_EXPONENT)
+    return exp2(torch.clamp(x * torch.tensor(factor), -LARGEST_EXPONENT, LARGEST_EXPONENT))
+
+
+def exp2(t: Tensor) -> Tensor:
+    """`2 ** t` for float32 `t` in -127..126, exactly 0 at -127; NaN stays NaN."""
     n = torch.round(t)
     f = t - n
     p = torch.full_like(f, EXP2_COEFFICIENTS[0])

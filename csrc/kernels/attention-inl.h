@@ -1,0 +1,213 @@
+// Scaled dot-product attention of one head in float32 (docs/numerics.md, "Float operations of a Program").
+//
+// A tile of query rows multiplies all keys, its scores stay in L1 (in L2 for thousands of keys), become
+// weights there, and multiply all values. Both products are chains of fma in the order of the depth and of
+// the keys, so that the tile's height changes nothing.
+#pragma once
+
+#include "exp2-inl.h"
+#include "gemm_pack-inl.h"
+#include "lanes-inl.h"
+
+namespace intaglio {
+namespace {
+
+constexpr int kHeadVectors = 2;
+constexpr int64_t kHeadColumns = kHeadVectors * kLanes;  // divides kHeadPanel
+constexpr int kHeadRows = kFloatTileRows[kHeadVectors];
+constexpr float kLog2E = 0x1.715476p+0f;
+constexpr float kLowest = -127.0f;  // exp2 is exactly 0 there
+
+// ---- Packing --------------------------------------------------------------------------------------
+
+// Panels of kHeadColumns keys: all of the first value of the depth, then all of the second.
+inline void pack_keys(const PackHeadArgs& args) {
+  for (int64_t key = 0; key < args.keys; key += kHeadColumns)
+    for (int64_t part = 0; part < kHeadColumns; part += kLanes) {
+      const float* from = args.k + (key + part) * args.k_stride;
+      float* to = args.packed_keys + key * args.depth + part;
+      const int64_t left = args.keys - key - part;
+      int64_t d = 0;
+      if (left >= kLanes)
+        for (; d + 4 <= args.depth; d += 4) {
+          F v[4];
+          load_quads(from + d, args.k_stride, v);
+#pragma GCC unroll 4
+          for (int c = 0; c < 4; ++c) store(to + (d + c) * kHeadColumns, v[c]);
+        }
+      for (; d < args.depth; ++d)
+        for (int64_t l = 0; l < kLanes; ++l)
+          to[d * kHeadColumns + l] = l < left ? from[l * args.k_stride + d] : 0.0f;
+    }
+}
+
+void pack_head(const PackHeadArgs& args) noexcept {
+  pack_keys(args);
+  for (int64_t column = 0; column < args.width; column += kLanes) {
+    const int64_t panel = column / kHeadColumns * kHeadColumns, left = args.width - column;
+    const int n = static_cast<int>(left < kLanes ? left : kLanes);
+    float* to = args.packed_values + panel * args.keys + (column - panel);
+    for (int64_t key = 0; key < args.keys; ++key)
+      store(to + key * kHeadColumns, load_n(args.v + key * args.v_stride + column, n));
+    if (left <= kLanes && column == panel)  // the panel's second half has no columns
+      for (int64_t key = 0; key < args.keys; ++key) store(to + key * kHeadColumns + kLanes, set(0.0f));
+  }
+}
+
+// ---- Products -------------------------------------------------------------------------------------
+
+template <int MR>
+inline __attribute__((always_inline)) void multiply_panel(const float* a, int64_t a_stride, const float* b,
+                                                          int64_t count, F (&acc)[MR][kHeadVectors]) {
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < kHeadVectors; ++j) acc[i][j] = set(0.0f);
+  for (const float* end = a + count; a < end; ++a, b += kHeadColumns) {
+    F w[kHeadVectors];
+#pragma GCC unroll 2
+    for (int j = 0; j < kHeadVectors; ++j) w[j] = load(b + j * kLanes);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i) {
+      const F x = set(a[i * a_stride]);
+#pragma GCC unroll 2
+      for (int j = 0; j < kHeadVectors; ++j) acc[i][j] = fma(x, w[j], acc[i][j]);
+    }
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 2
+    for (int j = 0; j < kHeadVectors; ++j) pin_float(acc[i][j]);
+}
+
+// The scores of MR rows for keys 0..limit-1, and what is left of the last panel.
+template <int MR>
+__attribute__((noinline)) void score_rows(const AttendRowsArgs& args, const float* q, int64_t limit,
+                                          int64_t stride) {
+  float* const scores = args.scratch;
+  const int64_t q_stride = args.q_stride, depth = args.depth;
+  const float* const keys = args.packed_keys;
+  const F factor = set(args.factor);
+  for (int64_t key = 0; key < limit; key += kHeadColumns) {
+    F acc[MR][kHeadVectors];
+    multiply_panel<MR>(q, q_stride, keys + key * depth, depth, acc);
+#pragma GCC unroll 16
+    for (int i = 0; i < MR; ++i)
+#pragma GCC unroll 2
+      for (int j = 0; j < kHeadVectors; ++j)
+        store(scores + i * stride + key + j * kLanes, mul(acc[i][j], factor));
+  }
+}
+
+template <int MR>
+__attribute__((noinline)) void blend_values(const AttendRowsArgs& args, const float* inverse, float* y,
+                                            int64_t limit, int64_t stride) {
+  const float *const weights = args.scratch, *const values = args.packed_values;
+  const int64_t y_stride = args.y_stride, width = args.width, keys = args.keys;
+  for (int64_t column = 0; column < width; column += kHeadColumns) {
+    F acc[MR][kHeadVectors];
+    multiply_panel<MR>(weights, stride, values + column * keys, limit, acc);
+#pragma GCC unroll 2
+    for (int j = 0; j < kHeadVectors; ++j) {
+      const int64_t left = width - column - j * kLanes;
+      const int n = static_cast<int>(left >= kLanes ? kLanes : left > 0 ? left : 0);
+#pragma GCC unroll 16
+      for (int i = 0; i < MR; ++i) {
+        const F v = mul(acc[i][j], set(inverse[i]));
+        float* to = y + i * y_stride + column + j * kLanes;
+        n == kLanes ? store(to, v) : store_n(to, v, n);
+      }
+    }
+  }
+}
+
+// ---- Weights --------------------------------------------------------------------------------------
+
+// Scores of one row with its masks; a key that is not allowed gets -infinity.
+inline void mask_row(float* s, int64_t count, const float* mask, const uint8_t* allowed) {
+  const F factor = set(kLog2E);
+  if (mask != nullptr)
+    for_each_part(count, [&](int64_t j, int, auto n) __attribute__((always_inline)) {
+      store_part(s + j, fma(load_part(mask + j, n), factor, load_part(s + j, n)), n);
+    });
+  if (allowed != nullptr)
+    for (int64_t j = 0; j < count; ++j)
+      if (allowed[j] == 0) s[j] = -__builtin_inff();
+}
+
+// s = 2^(s - its maximum) for the first `count` of `limit` keys, 0 for the rest. Returns 1 / their sum, or 0.
+inline float weigh_row(float* s, int64_t count, int64_t limit) {
+  const float none = -__builtin_inff();
+  F highest[kRounds * kParts];
+#pragma GCC unroll 16
+  for (F& part : highest) part = set(none);
+  for_each_part(count, [&](int64_t j, int part, auto n) __attribute__((always_inline)) {
+    highest[part] = max(highest[part], load_part_or(s + j, n, set(none)));
+  });
+#pragma GCC unroll 16
+  for (int part = 1; part < kRounds * kParts; ++part) highest[0] = max(highest[0], highest[part]);
+  const float most = reduce_max(highest[0]);
+  // A NaN need not show here: it is a weight of its own, and so in the sum.
+  const F base = set(most == none ? 0.0f : most), lowest = set(kLowest);
+  ChainSum sum;
+  for_each_part(count, [&](int64_t j, int part, auto n) __attribute__((always_inline)) {
+    const F e = exp2(max(lowest, sub(load_part_or(s + j, n, set(none)), base)));
+    store_part(s + j, e, n);
+    sum.add_value(part, e);
+  });
+  for (int64_t j = count; j < limit; ++j) s[j] = 0.0f;
+  const float total = sum.total();
+  return total == 0.0f ? 0.0f : 1.0f / total;
+}
+
+inline void weigh_rows(const AttendRowsArgs& args, int64_t query, int64_t rows, int64_t limit, int64_t stride,
+                       float* inverse) {
+  for (int64_t i = 0; i < rows; ++i) {
+    const int64_t at = query + i;
+    float* s = args.scratch + i * stride;
+    const int64_t count = args.is_causal && at + 1 < limit ? at + 1 : limit;
+    if (args.mask != nullptr || args.allowed != nullptr)
+      mask_row(s, count, args.mask == nullptr ? nullptr : args.mask + at * args.mask_stride,
+               args.allowed == nullptr ? nullptr : args.allowed + at * args.allowed_stride);
+    inverse[i] = weigh_row(s, count, limit);
+  }
+}
+
+// ---- Tiles ----------------------------------------------------------------------------------------
+
+using ScoreRows = void (*)(const AttendRowsArgs&, const float*, int64_t, int64_t);
+using BlendValues = void (*)(const AttendRowsArgs&, const float*, float*, int64_t, int64_t);
+struct HeadTile {
+  ScoreRows score;
+  BlendValues blend;
+};
+
+template <int MR = kHeadRows>
+HeadTile head_tile_of(int64_t rows) {
+  if constexpr (MR == 1)
+    return {score_rows<1>, blend_values<1>};
+  else
+    return rows == MR ? HeadTile{score_rows<MR>, blend_values<MR>} : head_tile_of<MR - 1>(rows);
+}
+
+void attend_rows(const AttendRowsArgs& args) noexcept {
+  const int64_t stride = round_up(args.keys, kHeadColumns);
+  for (int64_t group = args.query_begin; group < args.query_end; group += kQueryGroup) {
+    const int64_t end = group + kQueryGroup < args.query_end ? group + kQueryGroup : args.query_end;
+    const int64_t seen = group + kQueryGroup;  // by the group's last query, were it whole
+    const int64_t limit = args.is_causal && seen < args.keys ? seen : args.keys;
+    int64_t query = group;
+    for (int64_t tiles = (end - group + kHeadRows - 1) / kHeadRows; tiles > 0; --tiles) {
+      const int64_t rows = (end - query + tiles - 1) / tiles;
+      const HeadTile tile = head_tile_of(rows);
+      float inverse[kMostQueryRows];
+      tile.score(args, args.q + query * args.q_stride, limit, stride);
+      weigh_rows(args, query, rows, limit, stride, inverse);
+      tile.blend(args, inverse, args.y + query * args.y_stride, limit, stride);
+      query += rows;
+    }
+  }
+}
+
+}  // namespace
+}  // namespace intaglio
