@@ -193,18 +193,17 @@ void bind_conv_static(nb::module_& m) {
          int32_t upper, uintptr_t residual, int32_t residual_zero_point, float residual_multiplier,
          uintptr_t y, int threads) {
         nb::gil_scoped_release release;
-        conv_static({pointer<const uint8_t>(x),
-                     batch,
+        conv_static({batch,
                      channels,
                      {depth, height, width},
                      input_zero_point,
                      pointer<const uint8_t>(packed),
                      {out_depth, out_height, out_width},
                      outputs,
-                     requantize_from(multiplier, offset, zero_point, lower, upper, residual,
-                                     residual_zero_point, residual_multiplier),
-                     pointer<uint8_t>(y),
-                     threads});
+                     requantize_from(multiplier, offset, zero_point, lower, upper, 0, residual_zero_point,
+                                     residual_multiplier)},
+                    {pointer<const uint8_t>(x), pointer<const uint8_t>(residual), pointer<uint8_t>(y)},
+                    threads);
       },
       "x"_a, "batch"_a, "channels"_a, "depth"_a, "height"_a, "width"_a, "input_zero_point"_a, "packed"_a,
       "out_depth"_a, "out_height"_a, "out_width"_a, "outputs"_a, "multiplier"_a, "offset"_a, "zero_point"_a,

@@ -30,18 +30,15 @@ void bind_pooling(nb::module_& m) {
       [](uintptr_t x, int64_t batch, int64_t channels, const std::vector<int64_t>& axes, bool average,
          bool count_padding, int64_t divisor_override, int zero_point, int lower, int upper, uintptr_t y,
          int threads) {
-        const PoolCall call{pointer<const uint8_t>(x),
-                            batch,
-                            channels,
-                            axes_of(axes),
-                            average,
-                            count_padding,
-                            divisor_override,
-                            {zero_point, lower, upper},
-                            pointer<uint8_t>(y),
-                            threads};
+        const PoolShape shape{batch,
+                              channels,
+                              axes_of(axes),
+                              average,
+                              count_padding,
+                              divisor_override,
+                              {zero_point, lower, upper}};
         nb::gil_scoped_release release;
-        pool(call);
+        pool(shape, pointer<const uint8_t>(x), pointer<uint8_t>(y), threads);
       },
       "x"_a, "batch"_a, "channels"_a, "axes"_a, "average"_a, "count_padding"_a, "divisor_override"_a,
       "zero_point"_a, "lower"_a, "upper"_a, "y"_a, "threads"_a);
