@@ -31,6 +31,6 @@ void bind_matmul(Bindings& b);
 void bind_normalize(Bindings& b);
 void bind_resize(Bindings& b);
 void bind_fake_quantize(nanobind::module_& m);
-void bind_rows(nanobind::module_& m);
+void bind_rows(Bindings& b);
 
 }  // namespace intaglio

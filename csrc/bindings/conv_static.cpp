@@ -186,29 +186,57 @@ void bind_conv_static(Bindings& b) {
   m.def(
       "static_panel_vectors", [](int64_t n) { return static_panel_vectors(n, active_kernels()); }, "n"_a,
       "Vectors in a panel of a static Linear with n outputs.");
-  b.driver(
+  m.def(
       "conv_static",
       [](Address x, int64_t batch, int64_t channels, int64_t depth, int64_t height, int64_t width,
          int32_t input_zero_point, Address packed, int64_t out_depth, int64_t out_height, int64_t out_width,
          int64_t outputs, Address multiplier, Address offset, int32_t zero_point, int32_t lower,
          int32_t upper, Address residual, int32_t residual_zero_point, float residual_multiplier, Address y,
-         Threads threads) {
-        conv_static({pointer<const uint8_t>(x),
-                     batch,
+         int threads) {
+        nb::gil_scoped_release release;
+        conv_static({batch,
                      channels,
                      {depth, height, width},
                      input_zero_point,
-                     pointer<const uint8_t>(packed),
+                     packed,
                      {out_depth, out_height, out_width},
                      outputs,
                      requantize_from(multiplier, offset, zero_point, lower, upper, residual,
-                                     residual_zero_point, residual_multiplier),
-                     pointer<uint8_t>(y),
-                     threads});
+                                     residual_zero_point, residual_multiplier)},
+                    {x, residual, y}, threads);
       },
       "x"_a, "batch"_a, "channels"_a, "depth"_a, "height"_a, "width"_a, "input_zero_point"_a, "packed"_a,
       "out_depth"_a, "out_height"_a, "out_width"_a, "outputs"_a, "multiplier"_a, "offset"_a, "zero_point"_a,
-      "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a, "y"_a);
+      "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a, "y"_a,
+      "threads"_a);
+  b.plan.def(
+      "conv_static",
+      [](Plan& plan, std::string label, Address x, int64_t batch, int64_t channels, int64_t depth,
+         int64_t height, int64_t width, int32_t input_zero_point, Address packed, int64_t out_depth,
+         int64_t out_height, int64_t out_width, int64_t outputs, Address multiplier, Address offset,
+         int32_t zero_point, int32_t lower, int32_t upper, Address residual, int32_t residual_zero_point,
+         float residual_multiplier, Address y) {
+        const auto conv = std::make_shared<const StaticConvPlan>(
+            StaticConvShape{batch,
+                            channels,
+                            {depth, height, width},
+                            input_zero_point,
+                            packed,
+                            {out_depth, out_height, out_width},
+                            outputs,
+                            requantize_from(multiplier, offset, zero_point, lower, upper, 0,
+                                            residual_zero_point, residual_multiplier)});
+        plan.add(std::move(label), [conv, x, residual, y](const Frame& frame) {
+          const int64_t bytes = conv->scratch_bytes(frame.threads);
+          Scratch scratch(bytes);
+          conv->run({resolve(x, frame), resolve(residual, frame), resolve(y, frame)},
+                    scratch.take<uint8_t>(bytes), frame.threads);
+        });
+      },
+      "label"_a, "x"_a, "batch"_a, "channels"_a, "depth"_a, "height"_a, "width"_a, "input_zero_point"_a,
+      "packed"_a, "out_depth"_a, "out_height"_a, "out_width"_a, "outputs"_a, "multiplier"_a, "offset"_a,
+      "zero_point"_a, "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a,
+      "y"_a, "A convolution planned now; weight, multiplier and offset are addresses.");
   b.driver(
       "linear_static",
       [](Address x, int64_t rows, int64_t k, int32_t input_zero_point, Address packed, int64_t outputs,

@@ -53,6 +53,9 @@ struct type_caster<intaglio::Address> {
     value.value = caster.value;
     return true;
   }
+  static handle from_cpp(intaglio::Address address, rv_policy policy, cleanup_list* cleanup) noexcept {
+    return make_caster<uintptr_t>::from_cpp(address.value, policy, cleanup);
+  }
 };
 
 template <>
@@ -76,6 +79,12 @@ inline std::vector<Address> resolve(const std::vector<Address>& places, const Fr
   std::vector<Address> found;
   found.reserve(places.size());
   for (const Address place : places) found.push_back(resolve(place, frame));
+  return found;
+}
+template <class... Rest>
+std::tuple<Address, Rest...> resolve(const std::tuple<Address, Rest...>& strided, const Frame& frame) {
+  auto found = strided;
+  std::get<0>(found) = resolve(std::get<0>(strided), frame);
   return found;
 }
 template <class T>

@@ -20,5 +20,5 @@ NB_MODULE(_core, m) {
   intaglio::bind_normalize(b);
   intaglio::bind_resize(b);
   intaglio::bind_fake_quantize(m);
-  intaglio::bind_rows(m);
+  intaglio::bind_rows(b);
 }

@@ -1,29 +1,55 @@
 // Convolution and Linear from u8 to u8 with fixed parameters: threaded drivers.
 //
-// The image is read where it lies if nothing stands beyond its borders; otherwise it is copied once with a
-// border of zero points (or of copied pixels) around it.
+// What follows from the shape alone is worked out once, in a plan; a plan then runs on any operands of that
+// shape. The image is read where it lies if nothing stands beyond its borders; otherwise it is copied once
+// with a border of zero points (or of copied pixels) around it.
 #pragma once
+
+#include <memory>
 
 #include "conv_static_plan.h"
 
 namespace intaglio {
 
-struct ConvStaticCall {
-  const uint8_t* x;  // (batch, D, H, W, channels)
+// A convolution but for where its operands lie.
+struct StaticConvShape {
   int64_t batch, channels;
   Extent input;  // D, H, W
   int32_t zero_point;
   const uint8_t* packed;
   Extent output;
   int64_t outputs;        // channels
-  Requantize requantize;  // a value for each of them; the residual lies as y
-  uint8_t* y;             // (batch, D, H, W, out_channels)
-  int threads;
+  Requantize requantize;  // a value for each of them; its residual is not looked at
 };
 
+struct StaticOperands {
+  const uint8_t* x;         // (batch, D, H, W, channels)
+  const uint8_t* residual;  // lies as y, or nullptr
+  uint8_t* y;               // (batch, D, H, W, out_channels)
+};
+
+class StaticConvForm;
+
 // docs/numerics.md, "Static quantization". Any output size is computed: beyond the input lies padding.
-// std::invalid_argument if x does not fit the packed weight.
-void conv_static(const ConvStaticCall& call);
+// std::invalid_argument if the shape does not fit the packed weight, which must outlive the plan, as the
+// multipliers and offsets must. A plan may run in several threads at once, each with scratch of its own.
+class StaticConvPlan {
+ public:
+  explicit StaticConvPlan(const StaticConvShape& shape);
+  StaticConvPlan(StaticConvPlan&&) noexcept;
+  ~StaticConvPlan();
+  // What `run` needs, 64-byte aligned, with up to so many threads.
+  int64_t scratch_bytes(int threads) const;
+  void run(const StaticOperands& operands, uint8_t* scratch, int threads) const;
+
+ private:
+  int threads_for(int threads) const { return is_small_ ? 1 : threads; }
+  bool is_small_ = true;  // too little work for a second thread
+  std::unique_ptr<const StaticConvForm> form_;
+};
+
+// A plan for one call.
+void conv_static(const StaticConvShape& shape, const StaticOperands& operands, int threads);
 
 struct LinearStaticCall {
   const uint8_t* x;  // (m, k)

@@ -1,7 +1,7 @@
-// Bordered copies: see conv_static_image.h.
-#include "conv_static_image.h"
-
+// Copies of the images of a static convolution with a border around them.
 #include <cstring>
+
+#include "conv_static_form.h"
 
 namespace intaglio {
 namespace {
@@ -11,8 +11,8 @@ constexpr int64_t kSmallestParallelBytes = 1 << 17;
 // Copies of the samples with their borders.
 class BorderedImage {
  public:
-  BorderedImage(const ConvStaticCall& call, const ConvSpec& spec, const ConvGeometry& geometry)
-      : call_(call), mode_(spec.padding_mode), g_(geometry) {}
+  BorderedImage(const uint8_t* x, int32_t zero_point, PaddingMode mode, const ConvGeometry& geometry)
+      : x_(x), zero_point_(zero_point), mode_(mode), g_(geometry) {}
 
   void copy(int64_t first, int64_t samples, int threads, uint8_t* image) const {
     const int64_t rows = g_.bordered[0] * g_.bordered[1];
@@ -31,11 +31,11 @@ class BorderedImage {
     const int64_t source_z = source_of(z - g_.low[0], g_.input[0], mode_);
     const int64_t source_y = source_of(y - g_.low[1], g_.input[1], mode_);
     if (source_z < 0 || source_y < 0) {
-      std::memset(row, call_.zero_point, static_cast<size_t>(g_.row_bytes));
+      std::memset(row, zero_point_, static_cast<size_t>(g_.row_bytes));
       return;
     }
     const int64_t source = ((sample * g_.input[0] + source_z) * g_.input[1] + source_y) * width;
-    std::memcpy(row + low * pixel, call_.x + source * pixel, static_cast<size_t>(width * pixel));
+    std::memcpy(row + low * pixel, x_ + source * pixel, static_cast<size_t>(width * pixel));
     fill_border(row, 0, low);
     fill_border(row, low + width, g_.bordered[2]);
   }
@@ -43,7 +43,7 @@ class BorderedImage {
   void fill_border(uint8_t* row, int64_t begin, int64_t end) const {
     const int64_t pixel = g_.pixel_bytes, low = g_.low[2];
     if (mode_ == PaddingMode::kZeros) {
-      std::memset(row + begin * pixel, call_.zero_point, static_cast<size_t>((end - begin) * pixel));
+      std::memset(row + begin * pixel, zero_point_, static_cast<size_t>((end - begin) * pixel));
       return;
     }
     for (int64_t x = begin; x < end; ++x) {
@@ -52,16 +52,17 @@ class BorderedImage {
     }
   }
 
-  const ConvStaticCall& call_;
+  const uint8_t* x_;
+  int32_t zero_point_;
   PaddingMode mode_;
   const ConvGeometry& g_;
 };
 
 }  // namespace
 
-void copy_bordered(const ConvStaticCall& call, const ConvSpec& spec, const ConvGeometry& geometry,
-                   int64_t first, int64_t samples, int threads, uint8_t* image) {
-  BorderedImage(call, spec, geometry).copy(first, samples, threads, image);
+void StaticConvForm::copy_bordered(const uint8_t* x, int64_t first, int64_t samples, int threads,
+                                   uint8_t* image) const {
+  BorderedImage(x, shape_.zero_point, packed_.spec().padding_mode, g_).copy(first, samples, threads, image);
 }
 
 }  // namespace intaglio

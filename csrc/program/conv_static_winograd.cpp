@@ -1,9 +1,7 @@
 // Winograd's form of the static convolution: which tiles and panels each thread computes.
-#include "conv_static_winograd.h"
-
 #include <algorithm>
 
-#include "conv_static_image.h"
+#include "conv_static_form.h"
 #include "parallel.h"
 
 namespace intaglio {
@@ -24,35 +22,48 @@ constexpr int64_t kFewestTiles = 12;
 
 int64_t tiles_of(int64_t outputs) { return (outputs + kTile - 1) / kTile; }
 
-// Some samples' bordered images, and their tiles in order.
-class WinogradConv {
+class StaticWinograd : public StaticConvForm {
  public:
-  WinogradConv(const ConvStaticCall& call, const PackedStaticConv& packed, const ConvGeometry& geometry)
-      : call_(call), packed_(packed), g_(geometry) {
+  explicit StaticWinograd(const StaticConvShape& shape) : StaticConvForm(shape) {
     high_ = tiles_of(g_.output[1]);
     wide_ = tiles_of(g_.output[2]);
-    inputs_ = packed.spec().in_channels;
-    outputs_ = packed.spec().out_channels;
-    panels_ = outputs_ / (2 * active_kernels().lanes);
+    inputs_ = packed_.spec().in_channels;
+    outputs_ = packed_.spec().out_channels;
+    panels_ = outputs_ / (2 * kernels_.lanes);
     most_ = std::max(kFewestBlockTiles, kBlockBytes / (2 * kWinogradPlanes * inputs_));
-    most_ = std::min(most_, (tiles(call.batch) + 1) / 2 * 2);
+    most_ = std::min(most_, (tiles(shape.batch) + 1) / 2 * 2);
     // A little more than the tiles: a power of two would send all planes of a tile to a few sets of L1.
     plane_step_ = (most_ * inputs_ + 31) / 32 * 32 + 32;
+    together_ = std::clamp<int64_t>(kGroupBytes / g_.sample_bytes, 1, shape.batch);
   }
 
+  int64_t scratch_bytes(int threads) const override { return image_bytes() + workspace_bytes() * threads; }
+
+  void run(const StaticOperands& operands, uint8_t* scratch, int threads) const override {
+    for (int64_t first = 0; first < shape_.batch; first += together_) {
+      const int64_t samples = std::min(together_, shape_.batch - first);
+      copy_bordered(operands.x, first, samples, threads, scratch);
+      run_samples(operands, first, samples, scratch, scratch + image_bytes(), threads);
+    }
+  }
+
+ private:
   int64_t tiles(int64_t samples) const { return samples * g_.output[0] * high_ * wide_; }
   // The last tiles read beyond the border, and drop what comes of it.
   int64_t slack_bytes() const { return kTile * g_.row_bytes + 64; }
+  int64_t image_bytes() const { return aligned_size(together_ * g_.sample_bytes + slack_bytes()); }
   int64_t workspace_bytes() const {
     return aligned_size(2 * kWinogradPlanes * plane_step_) + aligned_size(most_ * 8) +
            aligned_size(most_ * static_cast<int64_t>(sizeof(WinogradPlace))) +
-           aligned_size(active_kernels().winograd_scratch_bytes());
+           aligned_size(kernels_.winograd_scratch_bytes());
   }
 
-  void run(int64_t first, int64_t samples, const uint8_t* image, uint8_t* memory, int threads) const {
+  // Some samples, whose bordered images are `image`.
+  void run_samples(const StaticOperands& operands, int64_t first, int64_t samples, const uint8_t* image,
+                   uint8_t* memory, int threads) const {
     const int64_t total = tiles(samples);
     if (threads > 1 && total < kSmallestTileShare * threads) {
-      run_by_panels(first, total, image, memory, threads);
+      run_by_panels(operands, first, total, image, memory, threads);
       return;
     }
     run_parallel(threads, [&](int thread, int count) {
@@ -64,12 +75,11 @@ class WinogradConv {
             share_of(share.end - share.begin, 1, static_cast<int>(b), static_cast<int>(blocks));
         const Share block{share.begin + part.begin, share.begin + part.end};
         transform(block, 0, image, work);
-        multiply(first, block, {0, panels_}, work);
+        multiply(operands, first, block, {0, panels_}, work);
       }
     });
   }
 
- private:
   struct Workspace {
     int16_t* v;
     int64_t* start;
@@ -86,7 +96,8 @@ class WinogradConv {
   }
 
   // All threads transform, each its tiles; then each multiplies its panels, with the first one's pixels.
-  void run_by_panels(int64_t first, int64_t total, const uint8_t* image, uint8_t* memory, int threads) const {
+  void run_by_panels(const StaticOperands& operands, int64_t first, int64_t total, const uint8_t* image,
+                     uint8_t* memory, int threads) const {
     for (int64_t begin = 0; begin < total; begin += most_) {
       const Share block{begin, std::min(total, begin + most_)};
       const int16_t* const v = workspace(memory, 0).v;
@@ -99,7 +110,7 @@ class WinogradConv {
       run_parallel(threads, [&](int thread, int count) {
         Workspace work = workspace(memory, thread);
         work.v = const_cast<int16_t*>(v);
-        multiply(first, block, share_of(panels_, 1, thread, count), work);
+        multiply(operands, first, block, share_of(panels_, 1, thread, count), work);
       });
     }
   }
@@ -112,11 +123,12 @@ class WinogradConv {
       work.start[i] =
           plane * g_.plane_bytes + row * kTile * g_.row_bytes + tile % wide_ * kTile * g_.pixel_bytes;
     }
-    active_kernels().winograd_input(
+    kernels_.winograd_input(
         {image, work.start, count, g_.row_bytes, inputs_, work.v + to * inputs_, plane_step_});
   }
 
-  void multiply(int64_t first, Share block, Share panels, const Workspace& work) const {
+  void multiply(const StaticOperands& operands, int64_t first, Share block, Share panels,
+                const Workspace& work) const {
     const int64_t count = block.end - block.begin;
     for (int64_t i = 0; i < count; ++i) {
       const int64_t tile = block.begin + i, y = tile / wide_ % high_ * kTile, x = tile % wide_ * kTile;
@@ -124,40 +136,27 @@ class WinogradConv {
       work.place[i] = {((plane * g_.output[1] + y) * g_.output[2] + x) * outputs_,
                        std::min(kTile, g_.output[1] - y), std::min(kTile, g_.output[2] - x)};
     }
-    active_kernels().winograd_multiply({work.v, plane_step_, count, packed_.winograd(), outputs_, inputs_,
-                                        panels.begin, panels.end, call_.zero_point, call_.requantize, call_.y,
-                                        work.place, g_.output[2] * outputs_, outputs_, work.products});
+    kernels_.winograd_multiply({work.v, plane_step_, count, packed_.winograd(), outputs_, inputs_,
+                                panels.begin, panels.end, shape_.zero_point, requantize_to(operands),
+                                operands.y, work.place, g_.output[2] * outputs_, outputs_, work.products});
   }
 
-  const ConvStaticCall& call_;
-  const PackedStaticConv& packed_;
-  const ConvGeometry& g_;
   int64_t high_, wide_, inputs_, outputs_, panels_, most_, plane_step_;
+  int64_t together_;  // samples whose images are copied together
 };
 
 }  // namespace
 
-bool prefers_winograd(const ConvStaticCall& call, const PackedStaticConv& packed) {
+bool prefers_winograd(const StaticConvShape& shape, const PackedStaticConv& packed) {
   if (packed.winograd() == nullptr) return false;
-  const int64_t tiles = tiles_of(call.output[1]) * tiles_of(call.output[2]);
+  const int64_t tiles = tiles_of(shape.output[1]) * tiles_of(shape.output[2]);
   const double executed = static_cast<double>(2 * kWinogradPlanes * tiles);
-  return executed <= kMostWork * static_cast<double>(9 * call.output[1] * call.output[2]) &&
-         tiles * call.batch * call.output[0] >= kFewestTiles;
+  return executed <= kMostWork * static_cast<double>(9 * shape.output[1] * shape.output[2]) &&
+         tiles * shape.batch * shape.output[0] >= kFewestTiles;
 }
 
-void run_static_winograd(const ConvStaticCall& call, const PackedStaticConv& packed,
-                         const ConvGeometry& geometry, int threads) {
-  const WinogradConv conv(call, packed, geometry);
-  const int64_t together = std::clamp<int64_t>(kGroupBytes / geometry.sample_bytes, 1, call.batch);
-  const int64_t image_bytes = aligned_size(together * geometry.sample_bytes + conv.slack_bytes());
-  Scratch scratch(image_bytes + conv.workspace_bytes() * threads);
-  auto* image = scratch.take<uint8_t>(image_bytes);
-  auto* memory = scratch.take<uint8_t>(conv.workspace_bytes() * threads);
-  for (int64_t first = 0; first < call.batch; first += together) {
-    const int64_t samples = std::min(together, call.batch - first);
-    copy_bordered(call, packed.spec(), geometry, first, samples, threads, image);
-    conv.run(first, samples, image, memory, threads);
-  }
+std::unique_ptr<const StaticConvForm> make_static_winograd(const StaticConvShape& shape) {
+  return std::make_unique<StaticWinograd>(shape);
 }
 
 }  // namespace intaglio
