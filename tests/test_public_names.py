@@ -216,7 +216,7 @@ def test_the_version_is_that_of_the_installed_package() -> None:
 
 def test_importing_it_loads_little_beside_torch() -> None:
     code = (
-        "import sys, torch\nbefore = set(sys.modules)\nimport intaglio\n"
+        "import sys, torch\nbefore = set(sys.modules)\nimport intaglio\nintaglio.convert\n"
         "print(*(name for name in set(sys.modules) - before if not name.startswith('intaglio')))"
     )
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

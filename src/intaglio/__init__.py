@@ -1,346 +1,47 @@
 """intaglio: PyTorch models in int8 on ordinary CPUs, small and fast, without losing their accuracy.
 
-The public names; they are those of `torch.ao.quantization`, so that moving over is one changed import.
+The public names are those of `intaglio.api`, which is imported at the first of them that is asked for: so
+`import intaglio` is light, and its few modules that need no torch work where there is none.
 """
 
-import torch  # noqa: F401  # before the core: torch's wheel carries the OpenMP library that both use
-
-from intaglio import _core
-from intaglio.accuracy import correct_bias, equalize, round_weights
-from intaglio.auto import auto_quantize
-from intaglio.backend_config import (
-    BackendConfig,
-    BackendPatternConfig,
-    DTypeConfig,
-    DTypeWithConstraints,
-    ObservationType,
-)
-from intaglio.eager import (
-    FreezeSchedule,
-    TrainingWarning,
-    add_quant_dequant,
-    check_training,
-    convert,
-    default_eval_fn,
-    freeze_bn_stats,
-    get_default_custom_config_dict,
-    prepare,
-    prepare_qat,
-    propagate_qconfig_,
-    quantize,
-    quantize_dynamic,
-    quantize_qat,
-    reestimate_batch_norm,
-    swap_module,
-    synchronize_observers,
-    update_bn_stats,
-)
-from intaglio.errors import (
-    ConfigError,
-    ConversionError,
-    FileFormatError,
-    InputError,
-    IntaglioError,
-    NothingQuantizedError,
-    TrainingError,
-)
-from intaglio.fake_quantize import (
-    FakeQuantize,
-    FakeQuantizeBase,
-    FixedQParamsFakeQuantize,
-    FusedMovingAvgObsFakeQuantize,
-    LearnedFakeQuantize,
-    default_affine_fixed_qparams_fake_quant,
-    default_dynamic_fake_quant,
-    default_embedding_fake_quant,
-    default_embedding_fake_quant_4bit,
-    default_fake_quant,
-    default_fixed_qparams_range_0to1_fake_quant,
-    default_fixed_qparams_range_neg1to1_fake_quant,
-    default_fused_act_fake_quant,
-    default_fused_per_channel_wt_fake_quant,
-    default_fused_wt_fake_quant,
-    default_histogram_fake_quant,
-    default_per_channel_weight_fake_quant,
-    default_symmetric_fixed_qparams_fake_quant,
-    default_weight_fake_quant,
-    disable_fake_quant,
-    disable_observer,
-    enable_fake_quant,
-    enable_observer,
-    fused_per_channel_wt_fake_quant_range_neg_127_to_127,
-    fused_wt_fake_quant_range_neg_127_to_127,
-)
-from intaglio.fusion import (
-    FusionWarning,
-    find_fusable_groups,
-    fuse_conv_bn,
-    fuse_conv_bn_relu,
-    fuse_convtranspose_bn,
-    fuse_linear_bn,
-    fuse_modules,
-    fuse_modules_qat,
-    fused_groups,
-    get_fuser_method,
-)
-from intaglio.fx.custom_config import ConvertCustomConfig, FuseCustomConfig, PrepareCustomConfig
-from intaglio.nn import DeQuantStub, FloatFunctional, QuantStub, QuantWrapper
-from intaglio.observer import (
-    AffineQuantizedObserverBase,
-    EntropyObserver,
-    FixedQParamsObserver,
-    HistogramObserver,
-    MinMaxObserver,
-    MovingAverageMinMaxObserver,
-    MovingAveragePerChannelMinMaxObserver,
-    MSEObserver,
-    NoopObserver,
-    ObserverBase,
-    ObserverWarning,
-    PercentileObserver,
-    PerChannelMinMaxObserver,
-    PerChannelMSEObserver,
-    PlaceholderObserver,
-    RecordingObserver,
-    ReuseInputObserver,
-    UniformQuantizationObserverBase,
-    default_affine_fixed_qparams_observer,
-    default_debug_observer,
-    default_dynamic_quant_observer,
-    default_fixed_qparams_range_0to1_observer,
-    default_fixed_qparams_range_neg1to1_observer,
-    default_float_qparams_observer,
-    default_float_qparams_observer_4bit,
-    default_histogram_observer,
-    default_observer,
-    default_per_channel_weight_observer,
-    default_placeholder_observer,
-    default_reuse_input_observer,
-    default_symmetric_fixed_qparams_observer,
-    default_weight_observer,
-    get_observer_state_dict,
-    load_observer_state_dict,
-    per_channel_weight_observer_range_neg_127_to_127,
-    weight_observer_range_neg_127_to_127,
-)
-from intaglio.qconfig import (
-    QConfig,
-    QConfigAny,
-    default_activation_only_qconfig,
-    default_debug_qconfig,
-    default_dynamic_qat_qconfig,
-    default_dynamic_qconfig,
-    default_embedding_qat_qconfig,
-    default_embedding_qat_qconfig_4bit,
-    default_per_channel_qconfig,
-    default_per_channel_symmetric_qnnpack_qat_qconfig,
-    default_per_channel_symmetric_qnnpack_qconfig,
-    default_qat_qconfig,
-    default_qat_qconfig_v2,
-    default_qconfig,
-    default_quint8_weight_qconfig,
-    default_reuse_input_qconfig,
-    default_symmetric_qnnpack_qat_qconfig,
-    default_symmetric_qnnpack_qconfig,
-    default_weight_only_qconfig,
-    float16_dynamic_qconfig,
-    float16_static_qconfig,
-    float_qparams_weight_only_qconfig,
-    float_qparams_weight_only_qconfig_4bit,
-    get_default_qat_qconfig,
-    get_default_qconfig,
-    learned_qat_qconfig,
-    per_channel_dynamic_qconfig,
-    per_group_dynamic_qconfig,
-    per_tensor_dynamic_qconfig,
-    qconfig_equals,
-)
-from intaglio.qconfig_mapping import (
-    QConfigMapping,
-    get_default_qat_qconfig_mapping,
-    get_default_qconfig_mapping,
-)
-from intaglio.qparams import PerAxis, PerGroup, PerRow, PerTensor, QParams
-from intaglio.qtensor import QTensor
-from intaglio.quant_type import QuantType
-from intaglio.quantize_fx import (
-    attach_preserved_attrs_to_model,
-    convert_fx,
-    convert_to_reference_fx,
-    fuse_fx,
-    prepare_fx,
-    prepare_qat_fx,
-)
-from intaglio.report import Summary, summary
-from intaglio.serialization import FileDescription, load, read_recipe, save
+from contextlib import suppress
+from importlib import import_module
+from typing import TYPE_CHECKING
 
 __version__ = "0.1.0"
 
-_core.active_isa()  # an INTAGLIO_ISA that this CPU cannot run is an error here, not at the first layer
+_WITHOUT_TORCH = ("_core", "errors", "runtime")
 
-__all__ = [
-    "AffineQuantizedObserverBase",
-    "BackendConfig",
-    "BackendPatternConfig",
-    "ConfigError",
-    "ConversionError",
-    "ConvertCustomConfig",
-    "DTypeConfig",
-    "DTypeWithConstraints",
-    "DeQuantStub",
-    "EntropyObserver",
-    "FakeQuantize",
-    "FakeQuantizeBase",
-    "FileDescription",
-    "FileFormatError",
-    "FixedQParamsFakeQuantize",
-    "FixedQParamsObserver",
-    "FloatFunctional",
-    "FreezeSchedule",
-    "FuseCustomConfig",
-    "FusedMovingAvgObsFakeQuantize",
-    "FusionWarning",
-    "HistogramObserver",
-    "InputError",
-    "IntaglioError",
-    "LearnedFakeQuantize",
-    "MSEObserver",
-    "MinMaxObserver",
-    "MovingAverageMinMaxObserver",
-    "MovingAveragePerChannelMinMaxObserver",
-    "NoopObserver",
-    "NothingQuantizedError",
-    "ObservationType",
-    "ObserverBase",
-    "ObserverWarning",
-    "PerAxis",
-    "PerChannelMSEObserver",
-    "PerChannelMinMaxObserver",
-    "PerGroup",
-    "PerRow",
-    "PerTensor",
-    "PercentileObserver",
-    "PlaceholderObserver",
-    "PrepareCustomConfig",
-    "QConfig",
-    "QConfigAny",
-    "QConfigMapping",
-    "QParams",
-    "QTensor",
-    "QuantStub",
-    "QuantType",
-    "QuantWrapper",
-    "RecordingObserver",
-    "ReuseInputObserver",
-    "Summary",
-    "TrainingError",
-    "TrainingWarning",
-    "UniformQuantizationObserverBase",
-    "add_quant_dequant",
-    "attach_preserved_attrs_to_model",
-    "auto_quantize",
-    "check_training",
-    "convert",
-    "convert_fx",
-    "convert_to_reference_fx",
-    "correct_bias",
-    "default_activation_only_qconfig",
-    "default_affine_fixed_qparams_fake_quant",
-    "default_affine_fixed_qparams_observer",
-    "default_debug_observer",
-    "default_debug_qconfig",
-    "default_dynamic_fake_quant",
-    "default_dynamic_qat_qconfig",
-    "default_dynamic_qconfig",
-    "default_dynamic_quant_observer",
-    "default_embedding_fake_quant",
-    "default_embedding_fake_quant_4bit",
-    "default_embedding_qat_qconfig",
-    "default_embedding_qat_qconfig_4bit",
-    "default_eval_fn",
-    "default_fake_quant",
-    "default_fixed_qparams_range_0to1_fake_quant",
-    "default_fixed_qparams_range_0to1_observer",
-    "default_fixed_qparams_range_neg1to1_fake_quant",
-    "default_fixed_qparams_range_neg1to1_observer",
-    "default_float_qparams_observer",
-    "default_float_qparams_observer_4bit",
-    "default_fused_act_fake_quant",
-    "default_fused_per_channel_wt_fake_quant",
-    "default_fused_wt_fake_quant",
-    "default_histogram_fake_quant",
-    "default_histogram_observer",
-    "default_observer",
-    "default_per_channel_qconfig",
-    "default_per_channel_symmetric_qnnpack_qat_qconfig",
-    "default_per_channel_symmetric_qnnpack_qconfig",
-    "default_per_channel_weight_fake_quant",
-    "default_per_channel_weight_observer",
-    "default_placeholder_observer",
-    "default_qat_qconfig",
-    "default_qat_qconfig_v2",
-    "default_qconfig",
-    "default_quint8_weight_qconfig",
-    "default_reuse_input_observer",
-    "default_reuse_input_qconfig",
-    "default_symmetric_fixed_qparams_fake_quant",
-    "default_symmetric_fixed_qparams_observer",
-    "default_symmetric_qnnpack_qat_qconfig",
-    "default_symmetric_qnnpack_qconfig",
-    "default_weight_fake_quant",
-    "default_weight_observer",
-    "default_weight_only_qconfig",
-    "disable_fake_quant",
-    "disable_observer",
-    "enable_fake_quant",
-    "enable_observer",
-    "equalize",
-    "find_fusable_groups",
-    "float16_dynamic_qconfig",
-    "float16_static_qconfig",
-    "float_qparams_weight_only_qconfig",
-    "float_qparams_weight_only_qconfig_4bit",
-    "freeze_bn_stats",
-    "fuse_conv_bn",
-    "fuse_conv_bn_relu",
-    "fuse_convtranspose_bn",
-    "fuse_fx",
-    "fuse_linear_bn",
-    "fuse_modules",
-    "fuse_modules_qat",
-    "fused_groups",
-    "fused_per_channel_wt_fake_quant_range_neg_127_to_127",
-    "fused_wt_fake_quant_range_neg_127_to_127",
-    "get_default_custom_config_dict",
-    "get_default_qat_qconfig",
-    "get_default_qat_qconfig_mapping",
-    "get_default_qconfig",
-    "get_default_qconfig_mapping",
-    "get_fuser_method",
-    "get_observer_state_dict",
-    "learned_qat_qconfig",
-    "load",
-    "load_observer_state_dict",
-    "per_channel_dynamic_qconfig",
-    "per_channel_weight_observer_range_neg_127_to_127",
-    "per_group_dynamic_qconfig",
-    "per_tensor_dynamic_qconfig",
-    "prepare",
-    "prepare_fx",
-    "prepare_qat",
-    "prepare_qat_fx",
-    "propagate_qconfig_",
-    "qconfig_equals",
-    "quantize",
-    "quantize_dynamic",
-    "quantize_qat",
-    "read_recipe",
-    "reestimate_batch_norm",
-    "round_weights",
-    "save",
-    "summary",
-    "swap_module",
-    "synchronize_observers",
-    "update_bn_stats",
-    "weight_observer_range_neg_127_to_127",
-]
+if TYPE_CHECKING:
+    from intaglio.api import *  # noqa: F403  # what type checkers and editors see
+    from intaglio.api import __all__ as __all__
+else:
+
+    def __getattr__(name: str) -> object:
+        """What is not here yet: a module that needs no torch, or all that does."""
+        if name in _WITHOUT_TORCH:
+            return import_module(f"intaglio.{name}")
+        if not name.startswith("_") or name == "__all__":  # what inspects modules asks for many a __name__
+            _import_public_names(name)
+            if name in globals():
+                return globals()[name]
+        raise AttributeError(f"module 'intaglio' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        """The names that can be had."""
+        with suppress(ImportError):
+            _import_public_names("*")
+        return sorted(globals())
+
+    def _import_public_names(wanted: str) -> None:
+        try:
+            api = import_module("intaglio.api")
+        except ModuleNotFoundError as error:
+            if error.name not in ("torch", "safetensors"):
+                raise
+            raise ImportError(
+                f"intaglio.{wanted} needs {error.name}, which is not installed: pip install {error.name}; "
+                "intaglio.runtime runs a saved model without it",
+                name=error.name,
+            ) from error
+        globals().update({name: getattr(api, name) for name in api.__all__}, __all__=api.__all__)

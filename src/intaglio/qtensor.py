@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, NoReturn, TypeVar
 
 import torch
@@ -68,6 +69,8 @@ def register_function(*functions: Callable[..., Any]) -> Callable[[_Implementati
     The implementation is called with the arguments of the function. Methods of `torch.Tensor` count as
     functions: `register_function(torch.relu, torch.Tensor.relu)`.
     """
+
+    import_module("intaglio.nn")  # which registers ours: the latest wins
 
     def register(implementation: _Implementation) -> _Implementation:
         for function in functions:
@@ -190,6 +193,8 @@ class QTensor:
         kwargs: dict[str, Any] | None = None,
     ) -> Any:
         """Move the integers where `func` only moves values; refuse what is not registered."""
+        if not _functions:  # a pickle imports this module alone
+            import_module("intaglio.nn")
         implementation = _functions.get(func)
         if implementation is not None:
             return implementation(*args, **(kwargs or {}))

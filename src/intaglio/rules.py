@@ -9,6 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
 
 from torch import Tensor, nn
@@ -136,12 +137,14 @@ _rules: list[OpRule] = []
 
 def register_rule(rule: OpRule) -> OpRule:
     """Add a rule; rules added later win, so that a user's own comes before ours."""
+    import_module("intaglio.nn")  # ours are there before it, even if nothing else has been imported
     _rules.insert(0, rule)
     return rule
 
 
 def all_rules() -> tuple[OpRule, ...]:
     """Every registered rule, the latest first."""
+    import_module("intaglio.nn")  # which registers ours
     return tuple(_rules)
 
 

@@ -6,6 +6,7 @@ oracle that tests compare every kernel with. May import qtensor, qparams and err
 
 from intaglio.ops import (
     conv,
+    conv_static,
     elementwise,
     embedding,
     fake_quantize,
@@ -31,6 +32,7 @@ from intaglio.ops import (
 
 __all__ = [
     "conv",
+    "conv_static",
     "elementwise",
     "embedding",
     "fake_quantize",
