@@ -16,7 +16,7 @@ from torch import Tensor, fx, nn
 from intaglio.errors import ConversionError, FileFormatError
 from intaglio.files.recipe import GRAPH_CLASS
 from intaglio.nn.quantized import QuantizedModule
-from intaglio.runtime.graph import Graph, Layer, Named, Node, Value, map_values
+from intaglio.runtime.graph import Graph, Layer, Named, Node, Value, decode_arguments, map_values
 from intaglio.runtime.model import Layers, Model, model_of_layer, model_of_recorded, model_of_region
 from intaglio.serialization.allowed_functions import name_of_function
 from intaglio.serialization.known_layers import describe_layer, is_known_class, qualified_name
@@ -115,7 +115,7 @@ def _layer(path: str, module: nn.Module, opaque: dict[str, str]) -> Layer:
     config: Mapping[str, Any] = {}
     if is_known_class(module):
         try:
-            config = describe_layer(module)
+            config = decode_arguments(describe_layer(module), path)
         except UnstorableError as error:
             opaque[path] = str(error)
     else:

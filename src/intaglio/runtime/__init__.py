@@ -1,10 +1,10 @@
 """Models as flat lists of kernel calls, planned and run without torch.
 
-Needs numpy only. The lowerings register themselves: images, arithmetic, shapes.
+Needs numpy only. The lowerings register themselves: images, arithmetic, floats, shapes.
 """
 
-from intaglio.runtime import arithmetic, images, shapes
+from intaglio.runtime import arithmetic, floats, images, shapes
 
 __all__: list[str] = []
 
-del arithmetic, images, shapes
+del arithmetic, floats, images, shapes

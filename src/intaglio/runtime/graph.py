@@ -17,7 +17,7 @@ import numpy as np
 from intaglio.errors import FileFormatError
 from intaglio.files.recorded_graph import Step
 
-__all__ = ["Graph", "Layer", "Named", "Node", "Value", "decode_steps", "map_values"]
+__all__ = ["Graph", "Layer", "Named", "Node", "Value", "decode_arguments", "decode_steps", "map_values"]
 
 
 @dataclass(frozen=True)
@@ -129,6 +129,11 @@ def _decode(value: Any, what: str, count: int) -> Any:
         if kind in _NAMED and isinstance(content, str):
             return Named(kind, content)
     raise FileFormatError(f"{what} holds {value!r:.80}, which is no value, or one from a later step")
+
+
+def decode_arguments(arguments: Mapping[str, Any], what: str) -> dict[str, Any]:
+    """The encoded arguments of a layer."""
+    return {name: _decode(value, what, 0) for name, value in arguments.items()}
 
 
 def decode_steps(inputs: Sequence[str], steps: Sequence[Step], output: Any, what: str) -> Graph:

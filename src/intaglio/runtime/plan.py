@@ -19,8 +19,9 @@ from intaglio.runtime.array import Array, Buffer, contiguous_strides
 from intaglio.runtime.graph import map_values
 from intaglio.runtime.memory import Arena, lay_out
 from intaglio.runtime.planner import Call, HostCall, Planner
+from intaglio.runtime.rows import fuse_rows
 
-__all__ = ["KEPT_ARENAS", "Plan", "build_plan", "input_array", "memory_at"]
+__all__ = ["KEPT_ARENAS", "Plan", "input_array", "memory_at"]
 
 KEPT_ARENAS = 4
 """Arenas of finished calls that are kept for the next ones; more calls at once have theirs for as long."""
@@ -50,7 +51,7 @@ class Plan:
         self.outputs: list[Array] = []
         self._host = planner.host
         self._template = map_values(result, lambda leaf: self._give(planner, leaf))
-        self.calls = planner.calls
+        self.calls = fuse_rows(planner.calls, {id(array.buffer) for array in self.outputs})
         self.arena: Arena = lay_out(self.calls)
         self.left_to_host = dict(planner.left_to_host)
         self.core = _core.Plan(self.arena.bytes, KEPT_ARENAS)
@@ -106,8 +107,8 @@ class Plan:
     def _argument(self, value: Any) -> Any:
         if isinstance(value, Array):
             return self.place(value)
-        if isinstance(value, list) and any(isinstance(item, Array) for item in value):
-            return [0 if item is None else self.place(item) for item in value]
+        if isinstance(value, (list, tuple)):
+            return type(value)(self._argument(item) for item in value)
         return 0 if value is None else value
 
     def place(self, array: Array) -> int:
@@ -204,15 +205,6 @@ def memory_at(address: int, array: Array) -> np.ndarray[Any, Any]:
     raw = (ctypes.c_uint8 * (reach * dtype.itemsize)).from_address(address + array.offset * dtype.itemsize)
     strides = [s * dtype.itemsize for s in array.strides]
     return np.ndarray(array.shape, dtype, raw, 0, strides)
-
-
-def build_plan(
-    planner: Planner, inputs: Sequence[Array], result: Any, passes: Sequence[Callable[[Any], Any]] = ()
-) -> Plan:
-    """The plan of what `planner` wrote down for `inputs`, after `passes` over its calls."""
-    for change in passes:
-        planner.calls = change(planner.calls)
-    return Plan(planner, inputs, result)
 
 
 def input_array(shape: Sequence[int], strides: Sequence[int], dtype: str, **more: Any) -> Array:

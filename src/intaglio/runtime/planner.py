@@ -43,7 +43,7 @@ class Call:
 
     def written(self) -> list[Array]:
         """The arrays that it fills."""
-        return [self.arguments[name] for name in self.writes if self.arguments[name] is not None]
+        return arrays_in([self.arguments[name] for name in self.writes])
 
     def read(self) -> list[Array]:
         """The arrays that it needs."""
@@ -91,15 +91,17 @@ class Host(Protocol):
 Lowering = Callable[..., Any]
 _Lowering = TypeVar("_Lowering", bound=Lowering)
 
-_layers: dict[str, Lowering] = {}
-_functions: dict[str, Lowering] = {}
+# Several lowerings of one name are tried in turn: one for quantized values, one for floats.
+_layers: dict[str, list[Lowering]] = {}
+_functions: dict[str, list[Lowering]] = {}
 
 
 def lower_layer(*kinds: str) -> Callable[[_Lowering], _Lowering]:
     """Decorator: how layers of these kinds are planned, `(planner, layer, *args, **kwargs)`."""
 
     def register(lowering: _Lowering) -> _Lowering:
-        _layers.update(dict.fromkeys(kinds, lowering))
+        for kind in kinds:
+            _layers.setdefault(kind, []).append(lowering)
         return lowering
 
     return register
@@ -112,7 +114,8 @@ def lower_function(*names: str) -> Callable[[_Lowering], _Lowering]:
     """
 
     def register(lowering: _Lowering) -> _Lowering:
-        _functions.update(dict.fromkeys(names, lowering))
+        for name in names:
+            _functions.setdefault(name, []).append(lowering)
         return lowering
 
     return register
@@ -173,7 +176,7 @@ class Planner:
 
     def call(self, driver: str, *writes: str, work: int = 0, **arguments: Any) -> None:
         """Append a call of `driver` that fills the arguments `writes`."""
-        if all(arguments[name] is None or arguments[name].size == 0 for name in writes):
+        if all(array.size == 0 for array in arrays_in([arguments[name] for name in writes])):
             return
         self.calls.append(Call(driver, self.label, arguments, writes, work))
 
@@ -239,13 +242,8 @@ class Planner:
         module, _, short = name.rpartition(".")
         if not arrays and module in _PYTHON:
             return getattr(_PYTHON[module], short)(*args, **kwargs)
-        lowering = _functions.get(name)
-        if lowering is not None and (arrays or node.kind != "function"):
-            try:
-                return lowering(self, *args, **kwargs)
-            except NotLowered as reason:
-                return self.leave(node, None, args, kwargs, str(reason))
-        return self.leave(node, None, args, kwargs, "no kernel computes it")
+        lowerings = _functions.get(name, []) if arrays or node.kind != "function" else []
+        return self._lower(lowerings, node, None, args, kwargs)
 
     def run_layer(self, path: str, args: Any, kwargs: Any) -> Any:
         """What a layer gives."""
@@ -253,14 +251,22 @@ class Planner:
         self.label = path or layer.kind
         if path in self.graphs:
             return self.run_graph(self.graphs[path], args, f"{path}." if path else "")
-        lowering = _layers.get(layer.kind)
+        return self._lower(_layers.get(layer.kind, []), Node("module", path), layer, args, kwargs)
+
+    def _lower(
+        self, lowerings: Sequence[Lowering], node: Node, layer: Layer | None, args: Any, kwargs: Any
+    ) -> Any:
+        """What the first lowering that can gives, or the host."""
+        before = () if layer is None else (layer,)
         why = "no kernel computes it"
-        if lowering is not None:
+        made = len(self.calls)
+        for lowering in lowerings:
             try:
-                return lowering(self, layer, *args, **kwargs)
+                return lowering(self, *before, *args, **kwargs)
             except NotLowered as reason:
                 why = str(reason)
-        return self.leave(Node("module", path), layer, args, kwargs, why)
+                del self.calls[made:]
+        return self.leave(node, layer, args, kwargs, why)
 
     def children(self, path: str) -> list[str]:
         """Paths of a layer's children, in order."""

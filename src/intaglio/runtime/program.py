@@ -1,4 +1,4 @@
-"""`BaseProgram`: a model as plans, one for each shape that its inputs have had. May import plan, model and passes.
+"""`BaseProgram`: a model as plans, one for each shape that its inputs have had. May import plan and model.
 
 What tensors are is a subclass's: torch's, or numpy arrays.
 """
@@ -13,8 +13,7 @@ from typing import Any
 from intaglio.runtime.array import Array
 from intaglio.runtime.graph import map_values
 from intaglio.runtime.model import Model
-from intaglio.runtime.passes import PASSES
-from intaglio.runtime.plan import Plan, build_plan
+from intaglio.runtime.plan import Plan
 from intaglio.runtime.planner import Call, Host, Planner
 from intaglio.runtime.profile import Profile, profile_of
 
@@ -110,7 +109,7 @@ class BaseProgram:
 
         planner = Planner(self.model.layers, self.model.graphs, self._host)
         result = planner.run_graph(graph, map_values(values, stand_in))
-        return build_plan(planner, inputs, result, PASSES)
+        return Plan(planner, inputs, result)
 
     def _run(self, plan: Plan, tensors: Sequence[Any]) -> Any:
         """Call a plan of these tensors."""
