@@ -2,6 +2,8 @@
 #include "driver.h"
 
 NB_MODULE(_core, m) {
+  // A program that lives until the interpreter ends is no leak.
+  nanobind::set_leak_warnings(false);
   m.doc() = "The C++ core of intaglio: kernels behind raw addresses. Use intaglio.ops instead.";
   intaglio::bind_system(m);
   auto plan = intaglio::bind_plan(m);

@@ -56,6 +56,12 @@ class LiveLayer(Layer):
         """Whether it has a plain tensor of that name."""
         return self._tensor(name) is not None
 
+    def part(self, name: str, kind: str, config: Mapping[str, Any]) -> Layer:
+        """The layer of a child module."""
+        child = self.module.get_submodule(name)
+        made: Layer = self.made(f"part {name}", lambda: LiveLayer(f"{self.path}.{name}", child, kind, config))
+        return made
+
     def packed(self, name: str, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """The module's own packed weight."""
         buffer = self.module._buffers.get(name)

@@ -1,10 +1,10 @@
 """Models as flat lists of kernel calls, planned and run without torch.
 
-Needs numpy only. The lowerings register themselves: images, arithmetic, floats, shapes.
+Needs numpy only. The lowerings register themselves: images, arithmetic, floats, recurrent, shapes.
 """
 
-from intaglio.runtime import arithmetic, floats, images, shapes
+from intaglio.runtime import arithmetic, floats, images, recurrent, shapes
 
 __all__: list[str] = []
 
-del arithmetic, floats, images, shapes
+del arithmetic, floats, images, recurrent, shapes

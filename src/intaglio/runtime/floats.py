@@ -18,7 +18,7 @@ from intaglio.runtime.graph import Layer
 from intaglio.runtime.packing import pack_linear
 from intaglio.runtime.planner import NotLowered, Planner, lower_function, lower_layer
 
-__all__ = ["FUNCTIONS", "NORMS", "rows_of"]
+__all__ = ["FUNCTIONS", "NORMS", "attend", "check_float", "rows_of"]
 
 FUNCTIONS = {
     "none": 0,
@@ -64,7 +64,7 @@ def as_rows(planner: Planner, x: Array) -> Array:
     return x if rows_of(x) is not None else planner.contiguous(x)
 
 
-def _check_float(x: Any) -> None:
+def check_float(x: Any) -> None:
     if not isinstance(x, Array) or x.quant is not None or x.dtype != "float32":
         raise NotLowered("its input is not float32")
 
@@ -82,7 +82,7 @@ def run_rows(planner: Planner, x: Array, columns: int, work: int = 0, **what: An
 
 @lower_layer("dynamic_linear")
 def _dynamic_linear(planner: Planner, layer: Layer, x: Array) -> Array:
-    _check_float(x)
+    check_float(x)
     k, n = layer.config["in_features"], layer.config["out_features"]
     if x.ndim == 0 or x.shape[-1] != k:
         raise InputError(f"{layer.where()}: input has shape {x.shape}, but its last dimension must be {k}")
@@ -100,7 +100,7 @@ def _dynamic_linear(planner: Planner, layer: Layer, x: Array) -> Array:
 
 
 def _function(planner: Planner, x: Array, name: str, lower: float = 0.0, upper: float = 0.0) -> Array:
-    _check_float(x)
+    check_float(x)
     flat = x.view([x.size, 1], [1, 1]) if x.ndim == 0 else x
     y = run_rows(planner, flat, flat.shape[-1], function=FUNCTIONS[name], lower=lower, upper=upper)
     return y.view(x.shape, ()) if x.ndim == 0 else y
@@ -159,7 +159,7 @@ def _leaky_relu_layer(planner: Planner, layer: Layer, x: Array) -> Array:
 def _norm(
     planner: Planner, x: Array, kind: str, shape: Any, weight: Any, bias: Any, epsilon: float
 ) -> Array:
-    _check_float(x)
+    check_float(x)
     normalized = (shape,) if isinstance(shape, int) else tuple(shape)
     if x.shape[x.ndim - len(normalized) :] != normalized:
         raise InputError(f"'{planner.label}': input has shape {x.shape}, but it must end in {normalized}")
@@ -210,8 +210,8 @@ def _add(planner: Planner, a: Any, b: Any, *, alpha: float = 1) -> Array:
         raise NotLowered("it multiplies one of its operands")
     if not (isinstance(a, Array) and isinstance(b, Array)):
         raise NotLowered("one of its operands is no tensor")
-    _check_float(a)
-    _check_float(b)
+    check_float(a)
+    check_float(b)
     shape = broadcast_shapes(a.shape, b.shape)
     if not shape or shape[-1] == 0:
         raise NotLowered("its operands are no rows")
@@ -233,7 +233,7 @@ def _spread(planner: Planner, x: Array, shape: tuple[int, ...]) -> Array:
 
 
 @lower_function("torch.nn.functional.scaled_dot_product_attention")
-def _attention(
+def _scaled_dot_product_attention(
     planner: Planner,
     query: Array,
     key: Array,
@@ -245,23 +245,36 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Array:
-    """`(batch, heads, T, D)` each, read where they lie; the result lies as `(batch, T, heads, D)`."""
     for x in (query, key, value):
-        _check_float(x)
+        check_float(x)
+    if dropout_p or (query.ndim == 4 and query.shape[1] != key.shape[1] and not enable_gqa):
+        raise NotLowered("it drops weights")
     if query.ndim == 3:
-        parts = (x.unsqueeze(1) for x in (query, key, value))
+        q, k, v = (x.unsqueeze(1) for x in (query, key, value))
         mask = attn_mask.unsqueeze(1) if isinstance(attn_mask, Array) and attn_mask.ndim == 3 else attn_mask
-        whole: Array = _attention(planner, *parts, mask, dropout_p, is_causal, scale=scale)
-        return whole.squeeze([1])
-    if query.ndim != 4 or key.ndim != 4 or value.ndim != 4 or dropout_p:
+        return attend(planner, q, k, v, mask, is_causal, scale).squeeze([1])
+    return attend(planner, query, key, value, attn_mask, is_causal, scale)
+
+
+def attend(
+    planner: Planner,
+    query: Array,
+    key: Array,
+    value: Array,
+    attn_mask: Any,
+    is_causal: bool,
+    scale: float | None = None,
+) -> Array:
+    """`(batch, heads, T, D)` each, read where they lie; the result lies as `(batch, T, heads, D)`."""
+    if query.ndim != 4 or key.ndim != 4 or value.ndim != 4:
         raise NotLowered(f"it takes queries of shape {query.shape}")
     batch, heads, queries, depth = query.shape
     kv_heads, keys, width = key.shape[1], key.shape[2], value.shape[3]
     if (
         key.shape != (batch, kv_heads, keys, depth)
         or value.shape != (batch, kv_heads, keys, width)
-        or (kv_heads != heads and (not enable_gqa or heads % kv_heads))
-        or 0 in (batch, heads, queries, depth, keys, width)
+        or 0 in (batch, heads, queries, depth, kv_heads, keys, width)
+        or heads % kv_heads
     ):
         raise NotLowered(f"it takes {query.shape}, {key.shape} and {value.shape}")
     q, k, v = (x if x.strides[3] == 1 else planner.contiguous(x) for x in (query, key, value))

@@ -95,6 +95,13 @@ class Layer:
         found: np.ndarray[Any, Any] = self.made(name, make)
         return found
 
+    def part(self, name: str, kind: str, config: Mapping[str, Any]) -> Layer:
+        """A layer that this one is made of, whose tensors have `name` before theirs."""
+        prefix = f"{name}."
+        arrays = {k[len(prefix) :]: v for k, v in self._arrays.items() if k.startswith(prefix)}
+        made: Layer = self.made(f"part {name}", lambda: Layer(f"{self.path}.{name}", kind, config, arrays))
+        return made
+
     def where(self) -> str:
         """How errors name it."""
         return f"'{self.path}' ({self.kind})" if self.path else self.kind

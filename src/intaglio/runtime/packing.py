@@ -8,7 +8,7 @@ import numpy as np
 
 from intaglio import _core
 
-__all__ = ["pack_linear", "pack_linear_static", "pack_static_conv"]
+__all__ = ["aligned_bytes", "pack_linear", "pack_linear_static", "pack_static_conv"]
 
 Packed = np.ndarray[Any, np.dtype[np.uint8]]
 _Array = np.ndarray[Any, Any]

@@ -253,6 +253,12 @@ class Planner:
             return self.run_graph(self.graphs[path], args, f"{path}." if path else "")
         return self._lower(_layers.get(layer.kind, []), Node("module", path), layer, args, kwargs)
 
+    def run_part(self, layer: Layer, args: Any, kwargs: Any) -> Any:
+        """What a part of a layer gives; `NotLowered` where no kernel computes it."""
+        for lowering in _layers.get(layer.kind, []):
+            return lowering(self, layer, *args, **kwargs)
+        raise NotLowered(f"no kernel computes its part {layer.where()}")
+
     def _lower(
         self, lowerings: Sequence[Lowering], node: Node, layer: Layer | None, args: Any, kwargs: Any
     ) -> Any:
