@@ -87,6 +87,8 @@ void copy_strided(const CopyCall& call) {
   });
 }
 
-void fill_zeros(uint8_t* y, int64_t count) { std::memset(y, 0, static_cast<size_t>(count)); }
+void fill_bytes(uint8_t* y, int64_t count, uint8_t value) {
+  std::memset(y, value, static_cast<size_t>(count));
+}
 
 }  // namespace intaglio

@@ -19,7 +19,7 @@ struct CopyCall {
 
 void copy_strided(const CopyCall& call);
 
-// `count` zero bytes.
-void fill_zeros(uint8_t* y, int64_t count);
+// `count` bytes of one value.
+void fill_bytes(uint8_t* y, int64_t count, uint8_t value);
 
 }  // namespace intaglio

@@ -73,6 +73,10 @@ from intaglio.fake_quantize import (
     fused_per_channel_wt_fake_quant_range_neg_127_to_127,
     fused_wt_fake_quant_range_neg_127_to_127,
 )
+from intaglio.engine import (
+    Program,
+    compile,
+)
 from intaglio.fusion import (
     FusionWarning,
     find_fusable_groups,
@@ -222,6 +226,7 @@ __all__ = [
     "PercentileObserver",
     "PlaceholderObserver",
     "PrepareCustomConfig",
+    "Program",
     "QConfig",
     "QConfigAny",
     "QConfigMapping",
@@ -240,6 +245,7 @@ __all__ = [
     "attach_preserved_attrs_to_model",
     "auto_quantize",
     "check_training",
+    "compile",
     "convert",
     "convert_fx",
     "convert_to_reference_fx",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from intaglio.engine.program import Program
 from intaglio.engine.reading import read_model
 from intaglio.engine.torch_host import TorchHost
 from intaglio.errors import ConversionError
+from intaglio.graph_passes.examples import read_example_inputs
 from intaglio.nn.quantized import QuantizedModule
 
 __all__ = ["compile"]
@@ -31,7 +31,8 @@ def compile(model: nn.Module, example_inputs: Any = None) -> Program:
         What `convert`, `convert_fx`, `quantize_dynamic` or `load` gave. It is not changed, and its weights are
         shared, not copied.
     example_inputs : tuple, dict or Tensor, optional
-        Inputs to plan for now; without them the first call plans.
+        Inputs to plan for now; without them the first call plans. A forward whose Python decides by what it is
+        given (control flow) is traced along them.
 
     Returns
     -------
@@ -59,12 +60,9 @@ def compile(model: nn.Module, example_inputs: Any = None) -> Program:
             "nothing to compile: no module of the model is quantized. Convert it first "
             "(intaglio.quantize_dynamic, convert or convert_fx)"
         )
-    read, modules = read_model(model)
+    example = None if example_inputs is None else read_example_inputs(example_inputs)
+    read, modules = read_model(model, example)
     program = Program(read, TorchHost(modules))
-    if isinstance(example_inputs, (Tensor,)):
-        program.plan_for(example_inputs)
-    elif isinstance(example_inputs, Mapping):
-        program.plan_for(**example_inputs)
-    elif isinstance(example_inputs, Sequence):
-        program.plan_for(*example_inputs)
+    if example is not None:
+        program.plan_for(*example.args, **example.kwargs)
     return program

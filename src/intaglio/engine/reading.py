@@ -15,6 +15,10 @@ from torch import Tensor, fx, nn
 
 from intaglio.errors import ConversionError, FileFormatError
 from intaglio.files.recipe import GRAPH_CLASS
+from intaglio.graph_passes.examples import Call, vary_sizes
+from intaglio.graph_passes.tracer import Treatment
+from intaglio.graph_passes.tracing import trace_model
+from intaglio.nn.copying import copy_model, share_tensors
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.runtime.graph import Graph, Layer, Named, Node, Value, decode_arguments, map_values
 from intaglio.runtime.model import Layers, Model, model_of_layer, model_of_recorded, model_of_region
@@ -71,8 +75,37 @@ class LiveLayer(Layer):
         return array
 
 
-def read_model(model: nn.Module) -> tuple[Model, dict[str, nn.Module]]:
-    """The model, and its modules by path. `ConversionError` where its forward cannot become a graph."""
+def read_model(model: nn.Module, example: Call | None = None) -> tuple[Model, dict[str, nn.Module]]:
+    """The model, and its modules by path.
+
+    A forward that decides by what it is given can be read along an example call. `ConversionError` where it
+    cannot become a graph.
+    """
+    try:
+        return _read(model)
+    except UnstorableError as error:
+        name, why = type(model).__name__, str(error)
+    if example is None:
+        raise ConversionError(
+            f"{name} cannot be compiled as it is: {why}. Pass example_inputs, along which its forward is traced"
+        )
+    memo: dict[int, Any] = {}
+    share_tensors(model, memo, attributes=True)
+    traced = trace_model(copy_model(model, memo), vary_sizes(model, example), _treatment)
+    if not isinstance(traced.model, fx.GraphModule):
+        reasons = "; ".join(f"'{path}': {reason}" for path, reason in traced.left.items())
+        raise ConversionError(f"{name} cannot be compiled, for not all of it can become a graph: {reasons}")
+    return _read(traced.model, name)
+
+
+def _treatment(module: nn.Module, path: str) -> Treatment:
+    """What tracing does with a module: layers are called, all others looked into."""
+    is_layer = isinstance(module, QuantizedModule) or (is_known_class(module) and not any(module.children()))
+    return "leaf" if is_layer else "inside"
+
+
+def _read(model: nn.Module, name: str = "") -> tuple[Model, dict[str, nn.Module]]:
+    """The same where the forward is a graph whatever it is given; `UnstorableError` where it is none."""
     layers: dict[str, Layer] = {}
     modules: dict[str, nn.Module] = {}
     aliases: dict[str, str] = {}
@@ -87,20 +120,14 @@ def read_model(model: nn.Module) -> tuple[Model, dict[str, nn.Module]]:
         if isinstance(module, fx.GraphModule):
             graphs[path] = read_graph(module)
     found = Layers(layers, aliases)
-    name = type(model).__name__
+    name = name or type(model).__name__
     if "" in graphs:
         return model_of_region(name, found, graphs), modules
     if isinstance(model, (QuantizedModule, nn.Sequential)) and not opaque:
         return model_of_layer(name, found, graphs), modules
     leaves = frozenset(path for path in layers if path and not _is_around(path, opaque))
     names = {id(t): n for n, t in itertools.chain(model.named_parameters(), model.named_buffers())}
-    try:
-        recorded, constants = record_forward(model, leaves, names)
-    except UnstorableError as error:
-        raise ConversionError(
-            f"{name} cannot be compiled: {error}. Convert it in graph mode (intaglio.quantize_fx), which leaves "
-            "to Python what no graph can hold"
-        ) from None
+    recorded, constants = record_forward(model, leaves, names)
     root = layers[""]
     assert isinstance(root, LiveLayer)
     for constant, tensor in constants.items():
@@ -151,7 +178,7 @@ def read_graph(gm: fx.GraphModule) -> Graph:
         args, kwargs = map_values(tuple(node.args), known), map_values(dict(node.kwargs), known)
         target = str(node.target)
         if node.op == "placeholder":
-            inputs.append(target.lstrip("*"))
+            inputs.append(target)
             if args:
                 defaults[inputs[-1]] = args[0]
         elif node.op == "output":

@@ -7,6 +7,7 @@ files and errors.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import numpy as np
 from intaglio.errors import FileFormatError
 from intaglio.files.recorded_graph import Step
 
-__all__ = ["Graph", "Layer", "Named", "Node", "Value", "decode_arguments", "decode_steps", "map_values"]
+__all__ = ["Graph", "Layer", "Made", "Named", "Node", "Value", "decode_arguments", "decode_steps", "make_objects", "map_values"]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,19 @@ class Named:
 
 
 @dataclass(frozen=True)
+class Made:
+    """An object of a class of the user's that holds results: made anew of its arguments in each call."""
+
+    make: Callable[..., Any]
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+
+    def attribute(self, name: str) -> Any:
+        """What it will have under a name."""
+        return inspect.signature(self.make).bind(*self.args, **self.kwargs).arguments[name]
+
+
+@dataclass(frozen=True)
 class Node:
     """A step with its arguments decoded; `function` is what a step of Python code calls."""
 
@@ -53,7 +67,7 @@ class Node:
 class Graph:
     """Inputs by name, of which those in `defaults` may be left out; steps, and what they return."""
 
-    inputs: tuple[str, ...]
+    inputs: tuple[str, ...]  # the rest of the arguments is one input, its name with a star or two
     nodes: tuple[Node, ...]
     output: Any
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -165,4 +179,17 @@ def map_values(value: Any, change: Callable[[Any], Any]) -> Any:
         return type(value)(*(map_values(item, change) for item in value))
     if isinstance(value, (list, tuple)):
         return type(value)(map_values(item, change) for item in value)
+    if isinstance(value, Made):
+        return Made(value.make, map_values(value.args, change), map_values(value.kwargs, change))
     return change(value)
+
+
+def make_objects(value: Any) -> Any:
+    """`value` with every `Made` in it called."""
+    if isinstance(value, Made):
+        return value.make(*make_objects(value.args), **make_objects(value.kwargs))
+    if isinstance(value, dict):
+        return {key: make_objects(item) for key, item in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_fields"):
+        return type(value)(*map(make_objects, value))
+    return type(value)(map(make_objects, value)) if isinstance(value, (list, tuple)) else value

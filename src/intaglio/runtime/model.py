@@ -55,10 +55,7 @@ class Model:
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Graph, list[Any]]:
         """The graph of a call and its inputs, in order; `InputError` for a call that cannot be."""
-        names = [p.name for p in self.parameters]
-        if len(args) > len(names) or not set(names[len(args) :]).issuperset(kwargs):
-            raise InputError(f"{self.name} takes ({', '.join(names)}), not {len(args)} and {sorted(kwargs)}")
-        values = dict(zip(names, args, strict=False)) | dict(kwargs)
+        values = self._named(args, kwargs)
         for parameter in self.parameters:
             value = values.get(parameter.name, parameter.default)
             if parameter.needed and parameter.name not in values:
@@ -81,6 +78,19 @@ class Model:
         return graph, [values[name] for name in graph.inputs]
 
 
+    def _named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The arguments by name; what is beyond the names goes to those with stars."""
+        names = [p.name for p in self.parameters if not p.name.startswith("*")]
+        rest = next((p.name for p in self.parameters if p.name[:1] == "*" != p.name[1:2]), None)
+        named = next((p.name for p in self.parameters if p.name.startswith("**")), None)
+        unknown = {name: value for name, value in kwargs.items() if name not in names[len(args) :]}
+        if (len(args) > len(names) and rest is None) or (unknown and named is None):
+            raise InputError(f"{self.name} takes ({', '.join(names)}), not {len(args)} and {sorted(kwargs)}")
+        values = dict(zip(names, args, strict=False)) | {k: v for k, v in kwargs.items() if k not in unknown}
+        beyond = {} if rest is None else {rest: tuple(args[len(names) :])}
+        return values | beyond | ({} if named is None else {named: unknown})
+
+
 def model_of_recorded(name: str, layers: Layers, graphs: Mapping[str, Graph], recorded: RecordedGraph) -> Model:
     """The model whose forward was recorded."""
     parameters = tuple(
@@ -97,9 +107,7 @@ def model_of_recorded(name: str, layers: Layers, graphs: Mapping[str, Graph], re
 def model_of_region(name: str, layers: Layers, graphs: Mapping[str, Graph]) -> Model:
     """The model whose root is a graph."""
     graph = graphs[""]
-    parameters = tuple(
-        Parameter(n, n not in graph.defaults, graph.defaults.get(n)) for n in graph.inputs
-    )
+    parameters = tuple(Parameter(n, n not in graph.defaults, graph.defaults.get(n)) for n in graph.inputs)
     optional = frozenset(p.name for p in parameters if not p.needed)
     return Model(name, layers, graphs, parameters, {optional: graph})
 

@@ -16,7 +16,7 @@ import numpy as np
 from intaglio import _core
 from intaglio.errors import InputError
 from intaglio.runtime.array import Array, Buffer, contiguous_strides
-from intaglio.runtime.graph import map_values
+from intaglio.runtime.graph import make_objects, map_values
 from intaglio.runtime.memory import Arena, lay_out
 from intaglio.runtime.planner import Call, HostCall, Planner
 from intaglio.runtime.rows import fuse_rows
@@ -195,7 +195,10 @@ class Plan:
 
     def result(self, outputs: Sequence[Any]) -> Any:
         """What the model gives, of the tensors that were filled."""
-        return map_values(self._template, lambda leaf: outputs[leaf.number] if isinstance(leaf, _Output) else leaf)
+        if type(self._template) is _Output:
+            return outputs[self._template.number]
+        given = map_values(self._template, lambda leaf: outputs[leaf.number] if type(leaf) is _Output else leaf)
+        return make_objects(given)
 
 
 def memory_at(address: int, array: Array) -> np.ndarray[Any, Any]:

@@ -19,7 +19,7 @@ import numpy as np
 
 from intaglio.errors import InputError
 from intaglio.runtime.array import Array, Buffer, Quant, contiguous_strides, image_strides
-from intaglio.runtime.graph import Graph, Layer, Node, Value, map_values
+from intaglio.runtime.graph import Graph, Layer, Made, Node, Value, map_values
 
 __all__ = ["Call", "Host", "HostCall", "NotLowered", "Planner", "arrays_in", "lower_function", "lower_layer"]
 
@@ -180,9 +180,14 @@ class Planner:
             return
         self.calls.append(Call(driver, self.label, arguments, writes, work))
 
-    def copy(self, x: Array, strides: Sequence[int], bytes_beyond: int = 0) -> Array:
+    def copy(self, x: Array, strides: Sequence[int]) -> Array:
         """`x` in memory of its own with these dense strides."""
         y = self.new(x.shape, x.dtype, x.quant, strides)
+        self.copy_into(x, y)
+        return y
+
+    def copy_into(self, x: Array, y: Array) -> None:
+        """Copy `x` to `y`, of its shape."""
         item = x.item_bytes
         self.call(
             *("copy_strided", "y"),
@@ -193,7 +198,6 @@ class Planner:
             x_strides=[s * item for s in x.strides],
             y_strides=[s * item for s in y.strides],
         )
-        return y
 
     def contiguous(self, x: Array) -> Array:
         """`x`, copied unless it is contiguous."""
@@ -240,6 +244,10 @@ class Planner:
         self.label = node.target
         arrays = arrays_in([args, kwargs])
         module, _, short = name.rpartition(".")
+        if isinstance(node.function, type):
+            return Made(node.function, args, kwargs)
+        if node.kind == "attribute" and isinstance(args[0], Made):
+            return args[0].attribute(node.target)
         if not arrays and module in _PYTHON:
             return getattr(_PYTHON[module], short)(*args, **kwargs)
         lowerings = _functions.get(name, []) if arrays or node.kind != "function" else []
@@ -327,6 +335,11 @@ class Planner:
         """A host value that each call gives anew."""
         found = self.host.unwrap(leaf)
         if found is None:
+            if leaf is not None and not isinstance(leaf, (bool, int, float, str)):
+                raise InputError(
+                    f"{self.label} gives a {type(leaf).__name__}, which has no place in a program: only tensors, "
+                    "numbers, and tuples, lists and dicts of them have"
+                )
             return leaf
         data, quant = found
         strides = tuple(s // data.itemsize for s in data.strides)

@@ -103,7 +103,7 @@ def _state(planner: Planner, layer: Layer, state: Any, shape: tuple[int, ...], i
     """Memory that holds a first state and will hold the last one."""
     if state is None:
         zeros = planner.new(shape)
-        planner.call("fill_zeros", "y", y=zeros, bytes=zeros.bytes)
+        planner.call("fill_bytes", "y", y=zeros, bytes=zeros.bytes, value=0)
         return zeros
     check_float(state)
     whole: Array = state if is_batched else state.unsqueeze(1)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from intaglio.errors import InputError
-from intaglio.runtime.array import Array
+from intaglio.runtime.array import Array, contiguous_strides, image_strides
 from intaglio.runtime.graph import Layer, Named
 from intaglio.runtime.planner import NotLowered, Planner, arrays_in, lower_function, lower_layer
+from intaglio.runtime.quantities import clamp_integer
 
 __all__: list[str] = []
 
@@ -215,11 +216,53 @@ for _name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
     lower_function(f"torch.nn.functional.{_name}", f"torch.{_name}")(_dropout)
 
 
-@lower_layer("torch.nn.Sequential")
+@lower_layer("torch.nn.Sequential", "intaglio.nn.FusedModule")
 def _sequential(planner: Planner, layer: Layer, x: Any) -> Any:
     for child in planner.children(layer.path):
         x = planner.run_layer(child, (x,), {})
     return x
+
+
+def _pad(
+    planner: Planner, input: Array, pad: Sequence[int], mode: str = "constant", value: float | None = None
+) -> Array:
+    """Padded with one value: memory filled with it, and the input copied into its middle."""
+    quant = input.quant
+    if mode != "constant" or len(pad) % 2 or (quant is None and (value or 0.0) != 0.0):
+        raise NotLowered(f"its mode is {mode!r}, or it pads floats by another value than 0")
+    shape, inside = list(input.shape), input
+    for place in range(len(pad) // 2):
+        axis = input.ndim - 1 - place
+        before, after = pad[2 * place : 2 * place + 2]
+        if before < 0 or after < 0:
+            inside = inside.slice(axis, slice(max(-before, 0), shape[axis] - max(-after, 0)))
+        shape[axis] += before + after
+        if shape[axis] < 0:
+            raise InputError(f"'{planner.label}': padding by {tuple(pad)} leaves nothing of shape {input.shape}")
+    like = image_strides if input.is_image and input.ndim > 2 else contiguous_strides
+    y = planner.new(shape, input.dtype, quant, like(shape))
+    filling = 0 if quant is None else clamp_integer(float(value or 0.0), quant)
+    planner.call("fill_bytes", "y", y=y, bytes=y.bytes, value=filling)
+    middle = y
+    for place in range(len(pad) // 2):
+        axis = input.ndim - 1 - place
+        start = max(pad[2 * place], 0)
+        middle = middle.slice(axis, slice(start, start + inside.shape[axis]))
+    planner.copy_into(inside, middle)
+    return y
+
+
+lower_function("torch.nn.functional.pad")(_pad)
+
+
+@lower_layer("torch.nn.ConstantPad1d", "torch.nn.ConstantPad2d", "torch.nn.ConstantPad3d")
+def _constant_pad(planner: Planner, layer: Layer, x: Array) -> Array:
+    return _pad(planner, x, layer.config["padding"], "constant", layer.config["value"])
+
+
+@lower_layer("torch.nn.ZeroPad1d", "torch.nn.ZeroPad2d", "torch.nn.ZeroPad3d")
+def _zero_pad(planner: Planner, layer: Layer, x: Array) -> Array:
+    return _pad(planner, x, layer.config["padding"])
 
 
 @lower_function("operator.getitem")
