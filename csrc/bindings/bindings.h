@@ -28,5 +28,6 @@ void bind_normalize(nanobind::module_& m);
 void bind_resize(nanobind::module_& m);
 void bind_fake_quantize(nanobind::module_& m);
 void bind_rows(nanobind::module_& m);
+void bind_float_tensors(nanobind::module_& m);
 
 }  // namespace intaglio

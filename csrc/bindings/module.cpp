@@ -18,4 +18,5 @@ NB_MODULE(_core, m) {
   intaglio::bind_resize(m);
   intaglio::bind_fake_quantize(m);
   intaglio::bind_rows(m);
+  intaglio::bind_float_tensors(m);
 }
