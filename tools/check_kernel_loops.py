@@ -23,7 +23,10 @@ LINE = re.compile(r"^\s*([0-9a-f]+):\s+(\S.*)$")
 JUMP = re.compile(r"^j[a-z]+\s+([0-9a-f]+)")
 OURS = "intaglio"
 DIVISION = re.compile(r"\bvdivps\b")
-NO_SUMS = ("combine_pairs", "blend_row", "normalize_rows", "normalize_columns")
+NO_SUMS = (
+    *("combine_pairs", "blend_row", "normalize_rows", "normalize_columns"),
+    *("finish_row", "apply_function", "function_rows", "weigh_row", "mask_row"),
+)
 """No products are summed there, and with sixteen registers constants are read from the stack."""
 FEWEST_DOTS = 2
 """A K loop multiplies into several accumulators; a loop with one product is an epilogue."""

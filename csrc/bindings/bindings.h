@@ -32,5 +32,6 @@ void bind_normalize(Bindings& b);
 void bind_resize(Bindings& b);
 void bind_fake_quantize(nanobind::module_& m);
 void bind_rows(Bindings& b);
+void bind_float_tensors(Bindings& b);
 
 }  // namespace intaglio

@@ -73,23 +73,23 @@ struct type_caster<intaglio::Threads> {
 
 namespace intaglio {
 
+// An argument with its places turned into addresses, those in vectors and tuples too.
 inline Address resolve(Address place, const Frame& frame) { return frame.address_of(place.value); }
-inline Threads resolve(Threads, const Frame& frame) { return {frame.threads}; }
-inline std::vector<Address> resolve(const std::vector<Address>& places, const Frame& frame) {
-  std::vector<Address> found;
-  found.reserve(places.size());
-  for (const Address place : places) found.push_back(resolve(place, frame));
-  return found;
-}
-template <class... Rest>
-std::tuple<Address, Rest...> resolve(const std::tuple<Address, Rest...>& strided, const Frame& frame) {
-  auto found = strided;
-  std::get<0>(found) = resolve(std::get<0>(strided), frame);
-  return found;
-}
-template <class T>
+template <class T, class = std::enable_if_t<!std::is_class_v<T> || std::is_same_v<T, std::string>>>
 const T& resolve(const T& value, const Frame&) {
   return value;
+}
+template <class... Parts>
+std::tuple<Parts...> resolve(const std::tuple<Parts...>& parts, const Frame& frame) {
+  return std::apply([&](const Parts&... each) { return std::tuple<Parts...>(resolve(each, frame)...); },
+                    parts);
+}
+template <class T>
+std::vector<T> resolve(const std::vector<T>& items, const Frame& frame) {
+  std::vector<T> found;
+  found.reserve(items.size());
+  for (const T& item : items) found.push_back(resolve(item, frame));
+  return found;
 }
 
 template <class T>

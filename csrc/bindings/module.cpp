@@ -23,4 +23,5 @@ NB_MODULE(_core, m) {
   intaglio::bind_resize(b);
   intaglio::bind_fake_quantize(m);
   intaglio::bind_rows(b);
+  intaglio::bind_float_tensors(b);
 }

@@ -5,18 +5,16 @@
 // the keys, so that the tile's height changes nothing.
 #pragma once
 
-#include "exp2-inl.h"
 #include "gemm_pack-inl.h"
-#include "lanes-inl.h"
+#include "weights-inl.h"
 
 namespace intaglio {
 namespace {
 
 constexpr int kHeadVectors = 2;
 constexpr int64_t kHeadColumns = kHeadVectors * kLanes;  // divides kHeadPanel
+constexpr int64_t kKeyBlock = 256;  // keys of one chain of values; the chains are added in order
 constexpr int kHeadRows = kFloatTileRows[kHeadVectors];
-constexpr float kLog2E = 0x1.715476p+0f;
-constexpr float kLowest = -127.0f;  // exp2 is exactly 0 there
 
 // ---- Packing --------------------------------------------------------------------------------------
 
@@ -69,7 +67,8 @@ inline __attribute__((always_inline)) void multiply_panel(const float* a, int64_
     for (int j = 0; j < kHeadVectors; ++j) w[j] = load(b + j * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      const F x = set(a[i * a_stride]);
+      F x = set(a[i * a_stride]);
+      if constexpr (kRegisters == 32) pin_float(x);  // or GCC 12 puts w on the stack, with registers to spare
 #pragma GCC unroll 2
       for (int j = 0; j < kHeadVectors; ++j) acc[i][j] = fma(x, w[j], acc[i][j]);
     }
@@ -104,27 +103,32 @@ __attribute__((noinline)) void blend_values(const AttendRowsArgs& args, const fl
                                             int64_t limit, int64_t stride) {
   const float *const weights = args.scratch, *const values = args.packed_values;
   const int64_t y_stride = args.y_stride, width = args.width, keys = args.keys;
-  for (int64_t column = 0; column < width; column += kHeadColumns) {
-    F acc[MR][kHeadVectors];
-    multiply_panel<MR>(weights, stride, values + column * keys, limit, acc);
+  for (int64_t column = 0; column < width; column += kHeadColumns)
+    for (int64_t key = 0; key == 0 || key < limit; key += kKeyBlock) {
+      const int64_t count = limit - key < kKeyBlock ? limit - key : kKeyBlock;
+      const bool is_last = key + kKeyBlock >= limit;
+      F acc[MR][kHeadVectors];
+      multiply_panel<MR>(weights + key, stride, values + column * keys + key * kHeadColumns, count, acc);
 #pragma GCC unroll 2
-    for (int j = 0; j < kHeadVectors; ++j) {
-      const int64_t left = width - column - j * kLanes;
-      const int n = static_cast<int>(left >= kLanes ? kLanes : left > 0 ? left : 0);
+      for (int j = 0; j < kHeadVectors; ++j) {
+        const int64_t left = width - column - j * kLanes;
+        const int n = static_cast<int>(left >= kLanes ? kLanes : left > 0 ? left : 0);
 #pragma GCC unroll 16
-      for (int i = 0; i < MR; ++i) {
-        const F v = mul(acc[i][j], set(inverse[i]));
-        float* to = y + i * y_stride + column + j * kLanes;
-        n == kLanes ? store(to, v) : store_n(to, v, n);
+        for (int i = 0; i < MR; ++i) {
+          float* to = y + i * y_stride + column + j * kLanes;
+          F v = acc[i][j];
+          if (key > 0) v = add(load_n(to, n), v);
+          if (is_last) v = mul(v, set(inverse[i]));
+          n == kLanes ? store(to, v) : store_n(to, v, n);
+        }
       }
     }
-  }
 }
 
 // ---- Weights --------------------------------------------------------------------------------------
 
 // Scores of one row with its masks; a key that is not allowed gets -infinity.
-inline void mask_row(float* s, int64_t count, const float* mask, const uint8_t* allowed) {
+__attribute__((noinline)) void mask_row(float* s, int64_t count, const float* mask, const uint8_t* allowed) {
   const F factor = set(kLog2E);
   if (mask != nullptr)
     for_each_part(count, [&](int64_t j, int, auto n) __attribute__((always_inline)) {
@@ -133,31 +137,6 @@ inline void mask_row(float* s, int64_t count, const float* mask, const uint8_t* 
   if (allowed != nullptr)
     for (int64_t j = 0; j < count; ++j)
       if (allowed[j] == 0) s[j] = -__builtin_inff();
-}
-
-// s = 2^(s - its maximum) for the first `count` of `limit` keys, 0 for the rest. Returns 1 / their sum, or 0.
-inline float weigh_row(float* s, int64_t count, int64_t limit) {
-  const float none = -__builtin_inff();
-  F highest[kRounds * kParts];
-#pragma GCC unroll 16
-  for (F& part : highest) part = set(none);
-  for_each_part(count, [&](int64_t j, int part, auto n) __attribute__((always_inline)) {
-    highest[part] = max(highest[part], load_part_or(s + j, n, set(none)));
-  });
-#pragma GCC unroll 16
-  for (int part = 1; part < kRounds * kParts; ++part) highest[0] = max(highest[0], highest[part]);
-  const float most = reduce_max(highest[0]);
-  // A NaN need not show here: it is a weight of its own, and so in the sum.
-  const F base = set(most == none ? 0.0f : most), lowest = set(kLowest);
-  ChainSum sum;
-  for_each_part(count, [&](int64_t j, int part, auto n) __attribute__((always_inline)) {
-    const F e = exp2(max(lowest, sub(load_part_or(s + j, n, set(none)), base)));
-    store_part(s + j, e, n);
-    sum.add_value(part, e);
-  });
-  for (int64_t j = count; j < limit; ++j) s[j] = 0.0f;
-  const float total = sum.total();
-  return total == 0.0f ? 0.0f : 1.0f / total;
 }
 
 inline void weigh_rows(const AttendRowsArgs& args, int64_t query, int64_t rows, int64_t limit, int64_t stride,
@@ -169,7 +148,8 @@ inline void weigh_rows(const AttendRowsArgs& args, int64_t query, int64_t rows, 
     if (args.mask != nullptr || args.allowed != nullptr)
       mask_row(s, count, args.mask == nullptr ? nullptr : args.mask + at * args.mask_stride,
                args.allowed == nullptr ? nullptr : args.allowed + at * args.allowed_stride);
-    inverse[i] = weigh_row(s, count, limit);
+    const float total = weigh_row(s, count, limit);
+    inverse[i] = total == 0.0f ? 0.0f : 1.0f / total;
   }
 }
 

@@ -34,7 +34,7 @@ inline RowRange apply_function(const Fn& fn, const float* x, float* y, int64_t c
   for_each_part(cols, [&](int64_t i, int part, auto n) __attribute__((always_inline)) {
     const F v = fn(load_part(x + i, n));
     store_part(y + i, v, n);
-    if (kRange) range.widen(part, load_part(y + i, n));  // lanes that do not exist are not function(0)
+    if (kRange) range.widen(part, only_part(v, set(0.0f), n));  // not function(0)
   });
   return range;
 }

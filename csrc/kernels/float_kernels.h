@@ -108,4 +108,66 @@ struct AttendRowsArgs {
   float* scratch;  // attend_scratch_floats(keys), 64-byte aligned
 };
 
+// ---- Tensors --------------------------------------------------------------------------------------
+
+// y[r] = the row of index r of the first table + that of the second + ..., in this order.
+struct GatherSumsArgs {
+  struct Table {
+    const float* rows;  // (any, cols)
+    const void* indices;
+    int64_t period;  // indices that there are: row r has index r mod period
+    bool is_int64;
+  };
+  static constexpr int kMostTables = 4;
+  Table tables[kMostTables];
+  int count;
+  int64_t row_begin, row_end, cols;
+  float* y;  // (row_end - row_begin, cols)
+  int64_t y_stride;
+};
+
+// y[r][c] = 2^(t - max t) / their sum, t = x[r][c] * log2 e. A row of -infinity alone gives NaN. y may be x.
+struct SoftmaxFloatsArgs {
+  const float* x;  // (rows, cols), rows x_stride floats apart
+  int64_t x_stride;
+  int64_t rows, cols;
+  float* y;
+  int64_t y_stride;
+};
+
+enum class FloatOp : int32_t { kAdd = 0, kSub = 1, kMul = 2, kDiv = 3 };
+
+// y[r][c] = a[r][c] op b[r][c]. A row stride of 0 repeats a row; a scalar is one value for a row. y may be a
+// or b.
+struct CombineFloatsArgs {
+  struct Operand {
+    const float* data;
+    int64_t row_stride;
+    bool is_scalar;
+  };
+  FloatOp op;
+  Operand a, b;
+  int64_t rows, cols;
+  float* y;
+  int64_t y_stride;
+};
+
+// y[c] = (((x[0][c] + x[1][c]) + x[2][c]) + ...) / float(rows).
+struct MeanRowsArgs {
+  const float* x;  // (rows, cols), rows x_stride floats apart
+  int64_t x_stride;
+  int64_t rows, cols;
+  float* y;
+};
+
+// y[r] = x[r] / max(sqrt(sum of squares of x[r]), epsilon). y may be x.
+struct UnitRowsArgs {
+  const float* x;  // (rows, cols), rows x_stride floats apart
+  int64_t x_stride;
+  int64_t rows, cols;
+  float epsilon;
+  float* y;
+  int64_t y_stride;
+};
+
 }  // namespace intaglio

@@ -23,7 +23,7 @@ struct Clamp {
 // nothing.
 struct Gelu {
   F operator()(F x) const {
-    const F a = max(set(-12.0f), min(x, sub(set(0.0f), x)));
+    const F a = max(set(-12.0f), minus_abs(x));
     F p = set(kC6);
     p = fma(p, a, set(kC5));
     p = fma(p, a, set(kC4));

@@ -16,6 +16,8 @@ constexpr int kMostTileRows = 16;
 // the registers hold two.
 template <int MR, int NV>
 constexpr bool kSplits = MR <= 2 && 2 * MR * NV + 4 < kRegisters;
+// Taller tiles have no address register left for what is fetched by the way.
+constexpr int kFetchingRows = 8;
 
 struct Panel {
   const int8_t* weight;
@@ -39,9 +41,25 @@ inline Panel panel_of(const PackedLayout& layout, const uint8_t* packed, int64_t
           layout.n - first < width ? layout.n - first : width};
 }
 
-template <int MR, int NV>
+// What the K loop fetches by the way, a line at each step: the next panel, so that weights which come from L3
+// or from memory are in L2 when their turn comes. A burst between tiles is no help; this is.
+struct Trickle {
+  const int8_t* at;
+  int64_t step;
+
+  void next() {
+    __builtin_prefetch(at, 0, 2);
+    at += step;
+  }
+};
+struct NoTrickle {
+  void next() {}
+};
+
+template <int MR, int NV, class Fetch = NoTrickle>
 inline __attribute__((always_inline)) void accumulate(const Act* a, int64_t a_stride, const int8_t* w,
-                                                      int64_t k_padded, I (&acc)[MR][NV]) {
+                                                      int64_t k_padded, I (&acc)[MR][NV],
+                                                      Fetch fetch = Fetch{}) {
 #pragma GCC unroll 16
   for (int i = 0; i < MR; ++i)
 #pragma GCC unroll 4
@@ -52,6 +70,7 @@ inline __attribute__((always_inline)) void accumulate(const Act* a, int64_t a_st
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) b[j] = load_weights(w + j * kLanes * kGroup);
     w += NV * kLanes * kGroup;
+    fetch.next();
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
       const I x = broadcast(a + i * a_stride);
@@ -137,10 +156,13 @@ inline void finish_row(const GemmArgs& args, const Panel& panel, int64_t row, co
 
 template <int MR, int NV, bool kPlain>
 __attribute__((noinline)) void gemm_tile(const GemmArgs& args, const Panel& panel, const Act* a,
-                                         int64_t a_stride, int64_t k_padded, int64_t row, int32_t* sums) {
+                                         int64_t a_stride, int64_t k_padded, int64_t row, int32_t* sums,
+                                         const Trickle& fetch) {
   I acc[MR][NV];
   if constexpr (kSplits<MR, NV>)
     accumulate_split<MR, NV>(a, a_stride, panel.weight, k_padded, acc);
+  else if constexpr (MR <= kFetchingRows)
+    accumulate<MR, NV>(a, a_stride, panel.weight, k_padded, acc, fetch);
   else
     accumulate<MR, NV>(a, a_stride, panel.weight, k_padded, acc);
   if constexpr (kPlain) {
@@ -169,7 +191,8 @@ __attribute__((noinline)) void gemm_tile(const GemmArgs& args, const Panel& pane
   }
 }
 
-using Tile = void (*)(const GemmArgs&, const Panel&, const Act*, int64_t, int64_t, int64_t, int32_t*);
+using Tile = void (*)(const GemmArgs&, const Panel&, const Act*, int64_t, int64_t, int64_t, int32_t*,
+                      const Trickle&);
 
 // tile_of<NV, kPlain>(rows): rows = 1..kTileRows[NV].
 template <int NV, bool kPlain, int MR = kTileRows[NV]>
@@ -214,17 +237,21 @@ inline const Act* prepare_activations(const GemmArgs& args, int64_t k_padded, in
   }
 }
 
+// `next` is where the panel that follows begins, or nullptr.
 void gemm_panel(const GemmArgs& args, const Panel& panel, int64_t vectors, const Act* a, int64_t a_stride,
-                int64_t k_padded) {
+                int64_t k_padded, const int8_t* next) {
   const bool plain = args.activation == Activation::kNone && args.addend == nullptr &&
                      args.output == Output::kFloat && panel.columns == vectors * kLanes;
   auto* sums = static_cast<int32_t*>(args.scratch);
   // Tiles of even height: 16 rows as 6 + 5 + 5 wait less on latency than 6 + 6 + 4.
   const int64_t tiles = (args.m + kTileRows[vectors] - 1) / kTileRows[vectors];
+  const int64_t step = tiles == 0 ? 0 : (panel.width * kGroup + tiles - 1) / tiles;
+  Trickle fetch{next, next == nullptr ? 0 : step};
   int64_t row = 0;
   for (int64_t t = 0; t < tiles; ++t) {
     const int64_t rows = (args.m - row + tiles - t - 1) / (tiles - t);
-    choose_tile(vectors, plain, rows)(args, panel, a + row * a_stride, a_stride, k_padded, row, sums);
+    choose_tile(vectors, plain, rows)(args, panel, a + row * a_stride, a_stride, k_padded, row, sums, fetch);
+    fetch.at += fetch.step * (k_padded / kGroup);
     row += rows;
   }
 }
@@ -236,7 +263,8 @@ void gemm(const GemmArgs& args) noexcept {
   const Act* a = prepare_activations(args, layout.k_padded, &a_stride);
   for (int64_t p = args.panel_begin; p < args.panel_end; ++p) {
     const Panel panel = panel_of(layout, args.packed, p);
-    gemm_panel(args, panel, panel.width / kLanes, a, a_stride, layout.k_padded);
+    const int8_t* next = p + 1 < args.panel_end ? panel.weight + panel.width * layout.k_padded : nullptr;
+    gemm_panel(args, panel, panel.width / kLanes, a, a_stride, layout.k_padded, next);
   }
 }
 

@@ -19,20 +19,31 @@ inline F load_part_or(const float* p, int n, F other) { return load_n_or(p, n, o
 inline void store_part(float* p, F v, Full) { store(p, v); }
 inline void store_part(float* p, F v, int n) { store_n(p, v, n); }
 
+// What a lane holds that does not exist is `other`, in a vector that has just been computed.
+inline F only_part(F v, F, Full) { return v; }
+inline F only_part(F v, F other, int n) {
+  alignas(64) float lanes[kLanes];
+  store(lanes, v);
+  return load_n_or(lanes, n, other);
+}
+
 // body(i, part, n) for the vectors at i = 0, kLanes ... of `cols` values: `part` counts vectors from the last
-// multiple of kSumChains, and n is Full or the number of lanes that exist. It must be inlined to be worth it.
+// multiple of kRounds * kSumChains, and n is Full or the number of lanes that exist. `part` is a constant
+// when the body is inlined, as it must be: what it indexes stays in registers.
 template <class Body>
 inline __attribute__((always_inline)) void for_each_part(int64_t cols, const Body& body) {
+  constexpr int kSteps = kRounds * kParts;
   int64_t i = 0;
-  for (; i + kRounds * kSumChains <= cols; i += kRounds * kSumChains)
+  for (; i + kSteps * kLanes <= cols; i += kSteps * kLanes)
 #pragma GCC unroll 16
-    for (int part = 0; part < kRounds * kParts; ++part) body(i + part * kLanes, part, Full{});
-  for (int part = 0; i < cols; i += kLanes, ++part) {
-    const int64_t left = cols - i;
+    for (int part = 0; part < kSteps; ++part) body(i + part * kLanes, part, Full{});
+#pragma GCC unroll 16
+  for (int part = 0; part < kSteps; ++part) {
+    const int64_t left = cols - i - part * kLanes;
     if (left >= kLanes)
-      body(i, part, Full{});
-    else
-      body(i, part, static_cast<int>(left));
+      body(i + part * kLanes, part, Full{});
+    else if (left > 0)
+      body(i + part * kLanes, part, static_cast<int>(left));
   }
 }
 

@@ -14,6 +14,7 @@
 #include "embedding-inl.h"
 #include "fake_quantize-inl.h"
 #include "finish_rows-inl.h"
+#include "float_tensors-inl.h"
 #include "gemm-inl.h"
 #include "gemm_half-inl.h"
 #include "gemm_static-inl.h"

@@ -34,6 +34,7 @@ inline F div(F a, F b) { return _mm256_div_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm256_fmadd_ps(a, b, c); }
 inline F min(F a, F b) { return _mm256_min_ps(a, b); }
 inline F max(F a, F b) { return _mm256_max_ps(a, b); }
+inline F minus_abs(F a) { return _mm256_or_ps(a, _mm256_set1_ps(-0.0f)); }
 inline F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline I to_int(F a) { return _mm256_cvtps_epi32(a); }
 inline F to_float(I a) { return _mm256_cvtepi32_ps(a); }

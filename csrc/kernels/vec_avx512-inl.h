@@ -9,6 +9,7 @@
 //                           not_at_least !(a >= b), unordered: either is NaN; lane l is bit l of to_bits,
 //                           and keep(m, v) is v where m, else 0
 //   load_half               kLanes IEEE halves, widened exactly
+//   minus_abs               -|a|: the sign set
 //   round, to_int           to nearest, ties to even
 //   scale_by_power_of_2     p * 2^n by adding to the exponent: p and the result must be normal
 //   store_u8                saturated to 0..255
@@ -72,6 +73,7 @@ inline F div(F a, F b) { return _mm512_div_ps(a, b); }
 inline F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
 inline F min(F a, F b) { return _mm512_min_ps(a, b); }
 inline F max(F a, F b) { return _mm512_max_ps(a, b); }
+inline F minus_abs(F a) { return _mm512_or_ps(a, _mm512_set1_ps(-0.0f)); }
 inline F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline I to_int(F a) { return _mm512_cvtps_epi32(a); }
 inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }

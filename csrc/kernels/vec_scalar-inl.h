@@ -30,6 +30,7 @@ inline F div(F a, F b) { return a / b; }
 inline F fma(F a, F b, F c) { return std::fma(a, b, c); }
 inline F min(F a, F b) { return a < b ? a : b; }
 inline F max(F a, F b) { return a > b ? a : b; }
+inline F minus_abs(F a) { return -__builtin_fabsf(a); }
 inline F round(F a) { return std::nearbyint(a); }
 // Out of range and NaN give the smallest integer, as the x86 conversions do.
 inline I to_int(F a) { return a >= -0x1p31f && a < 0x1p31f ? static_cast<I>(std::nearbyint(a)) : INT32_MIN; }

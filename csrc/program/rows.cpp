@@ -75,34 +75,6 @@ FloatRows end_of_product(const RowsCall& call, int64_t row) {
   return {row_of(to.data, row, to.stride), to.stride};
 }
 
-// What follows the product, of rows row..row + rows - 1 that stand at `x`.
-void finish(const RowsCall& call, int64_t row, int64_t rows, int64_t n, const FloatRows& x, float* scratch) {
-  FinishRowsArgs args{};
-  args.x = x.data;
-  args.x_stride = x.stride;
-  args.rows = rows;
-  args.cols = n;
-  args.function = call.function;
-  args.lower = call.lower;
-  args.upper = call.upper;
-  args.residual = row_of(call.residual, row, call.residual_stride);
-  args.residual_stride = call.residual_stride;
-  args.sum = row_of(call.sum.data, row, call.sum.stride);
-  args.sum_stride = call.sum.stride;
-  args.norm = call.norm;
-  args.weight = call.weight;
-  args.bias = call.bias;
-  args.epsilon = call.epsilon;
-  args.y = row_of(call.y.data, row, call.y.stride);
-  args.y_stride = call.y.stride;
-  args.q = row_of(call.output.q, row, call.output.stride);
-  args.q_stride = call.output.stride;
-  args.scale = row_of(call.output.scale, row, 1);
-  args.zero_point = row_of(call.output.zero_point, row, 1);
-  args.scratch = scratch;
-  active_kernels().finish_rows(args);
-}
-
 void multiply(const RowsCall& call, const QuantizedRows& a, int64_t rows, const Share& panels,
               const FloatRows& to, uint8_t* scratch) {
   GemmArgs args{};
@@ -176,7 +148,7 @@ void run_by_rows(const RowsCall& call, const PackedLayout& layout, int threads) 
         quantize(call, row, m, a);
       const FloatRows to = is_plain ? end_of_product(call, row) : FloatRows{work.floats, n};
       multiply(call, a, m, {0, panels_of(layout)}, to, work.gemm);
-      if (!is_plain) finish(call, row, m, n, to, work.row);
+      if (!is_plain) finish_block(call, row, m, n, to, work.row);
     }
   });
 }
@@ -205,8 +177,8 @@ void run_by_panels(const RowsCall& call, const PackedLayout& layout, int threads
   if (is_plain) return;
   run_parallel(call.m * n < kSmallestParallelValues ? 1 : threads, [&](int thread, int count) {
     const Share rows = share_of(call.m, 1, thread, count);
-    finish(call, rows.begin, rows.end - rows.begin, n, {work.floats + rows.begin * n, n},
-           work.row + n * thread);
+    finish_block(call, rows.begin, rows.end - rows.begin, n, {work.floats + rows.begin * n, n},
+                 work.row + n * thread);
   });
 }
 
@@ -218,12 +190,40 @@ void run_without_product(const RowsCall& call) {
   run_parallel(threads, [&](int thread, int count) {
     const Share rows = share_of(call.m, 1, thread, count);
     const FloatRows x{const_cast<float*>(call.x + rows.begin * call.x_stride), call.x_stride};
-    finish(call, rows.begin, rows.end - rows.begin, call.k, x,
-           reinterpret_cast<float*>(base + bytes * thread));
+    finish_block(call, rows.begin, rows.end - rows.begin, call.k, x,
+                 reinterpret_cast<float*>(base + bytes * thread));
   });
 }
 
 }  // namespace
+
+void finish_block(const RowsCall& call, int64_t row, int64_t rows, int64_t n, const FloatRows& x,
+                  float* scratch) {
+  FinishRowsArgs args{};
+  args.x = x.data;
+  args.x_stride = x.stride;
+  args.rows = rows;
+  args.cols = n;
+  args.function = call.function;
+  args.lower = call.lower;
+  args.upper = call.upper;
+  args.residual = row_of(call.residual, row, call.residual_stride);
+  args.residual_stride = call.residual_stride;
+  args.sum = row_of(call.sum.data, row, call.sum.stride);
+  args.sum_stride = call.sum.stride;
+  args.norm = call.norm;
+  args.weight = call.weight;
+  args.bias = call.bias;
+  args.epsilon = call.epsilon;
+  args.y = row_of(call.y.data, row, call.y.stride);
+  args.y_stride = call.y.stride;
+  args.q = row_of(call.output.q, row, call.output.stride);
+  args.q_stride = call.output.stride;
+  args.scale = row_of(call.output.scale, row, 1);
+  args.zero_point = row_of(call.output.zero_point, row, 1);
+  args.scratch = scratch;
+  active_kernels().finish_rows(args);
+}
 
 void run_rows(const RowsCall& call) {
   if (call.x == nullptr && (call.packed == nullptr || call.input.q == nullptr) && call.m > 0)

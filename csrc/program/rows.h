@@ -58,4 +58,9 @@ struct RowsCall {
 
 void run_rows(const RowsCall& call);
 
+// What follows the product alone, for rows row..row + rows - 1 of a call, whose products (rows, n) stand at
+// `x`, on this thread; `scratch` holds n floats. For drivers whose rows come from elsewhere.
+void finish_block(const RowsCall& call, int64_t row, int64_t rows, int64_t n, const FloatRows& x,
+                  float* scratch);
+
 }  // namespace intaglio

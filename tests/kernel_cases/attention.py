@@ -63,6 +63,7 @@ def case_attend_rows(isa: str) -> None:
         (49, 31, 6, 33),
         (12, 33, 32, 32),
         (97, 100, 5, 20),
+        (3, 530, 4, 5),
     ):
         q, k, v = projections(1, 2, queries, keys, depth, width)
         for is_causal in (False, True):

@@ -1,4 +1,4 @@
-"""The oracle of float32 attention, operation by operation (docs/numerics.md, "Float operations of a Program").
+"""The oracle of float32 attention: "Float operations of a Program" of docs/numerics.md, step by step.
 
 May import reference, reference_rnn and reference_rows.
 """
@@ -20,6 +20,9 @@ LOG2E = float.fromhex("0x1.715476p+0")
 LOWEST = -127.0
 QUERY_GROUP = 48
 """Queries that read the same keys: under a causal mask, those that the group's last query may see."""
+
+KEY_BLOCK = 256
+"""Keys of one chain of values."""
 
 
 def chain(a: Tensor, b: Tensor) -> Tensor:
@@ -57,7 +60,10 @@ def attention_rows(
         e = torch.where(seen, e, torch.zeros(()))
     total = sum_rows(e)
     inverse = torch.where(total == 0, total, 1.0 / total)
-    return chain(e, v) * inverse[:, None]
+    y = chain(e[:, :KEY_BLOCK], v[:KEY_BLOCK])
+    for key in range(KEY_BLOCK, e.shape[1], KEY_BLOCK):
+        y = y + chain(e[:, key : key + KEY_BLOCK], v[key : key + KEY_BLOCK])
+    return y * inverse[:, None]
 
 
 def attention(
