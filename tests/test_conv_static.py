@@ -167,6 +167,7 @@ def square(n: int, c: int, groups: int, kernel: int, stride: int = 1, padding: i
     [
         (square(72, 64, 1, 3, 1, 1), (1, 40, 40)),  # several blocks of rows
         (square(200, 64, 1, 3, 1, 1), (1, 6, 6)),  # threads take columns
+        (square(160, 96, 1, 1), (1, 7, 9)),  # and share the rows of a panel between them
         (square(48, 32, 1, 1), (5, 14, 14)),  # rows evenly spaced in x itself
         (square(48, 32, 1, 1, 2), (2, 15, 15)),
         (square(64, 3, 1, 7, 2, 3), (2, 40, 40)),  # a stem
@@ -207,6 +208,7 @@ def test_linear_equals_reference(isa: str, threads: int) -> None:
         (1, 512, 1000),
         (3, 7, 5),
         (130, 900, 130),
+        (45, 300, 150),
         (700, 30, 48),
         (2, 4, 17),
         (0, 4, 4),
