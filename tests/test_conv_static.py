@@ -100,9 +100,8 @@ def make_case(
     weight = torch.randint(-128, 128, spec.weight_shape, dtype=torch.int8)
     spread = (weight[0].numel() * 74.0**4) ** 0.5
     n = spec.out_channels
-    requantization = Requantization(
-        torch.rand(n) * 60 / spread, torch.randn(n) * 30, int(torch.randint(0, 256, ())), *limits
-    )
+    out = int(torch.randint(0, 256, ())) * int(torch.randint(0, 2, ()))  # often 0: as behind a ReLU
+    requantization = Requantization(torch.rand(n) * 60 / spread, torch.randn(n) * 30, out, *limits)
     extra: dict[str, Any] = {}
     if residual:
         other = torch.randint(0, 256, (batch, n, *output), dtype=torch.uint8)
