@@ -100,9 +100,8 @@ def make_case(
     weight = torch.randint(-128, 128, spec.weight_shape, dtype=torch.int8)
     spread = (weight[0].numel() * 74.0**4) ** 0.5
     n = spec.out_channels
-    requantization = Requantization(
-        torch.rand(n) * 60 / spread, torch.randn(n) * 30, int(torch.randint(0, 256, ())), *limits
-    )
+    out = int(torch.randint(0, 256, ())) * int(torch.randint(0, 2, ()))  # often 0: as behind a ReLU
+    requantization = Requantization(torch.rand(n) * 60 / spread, torch.randn(n) * 30, out, *limits)
     extra: dict[str, Any] = {}
     if residual:
         other = torch.randint(0, 256, (batch, n, *output), dtype=torch.uint8)
@@ -167,6 +166,7 @@ def square(n: int, c: int, groups: int, kernel: int, stride: int = 1, padding: i
     [
         (square(72, 64, 1, 3, 1, 1), (1, 40, 40)),  # several blocks of rows
         (square(200, 64, 1, 3, 1, 1), (1, 6, 6)),  # threads take columns
+        (square(160, 96, 1, 1), (1, 7, 9)),  # and share the rows of a panel between them
         (square(48, 32, 1, 1), (5, 14, 14)),  # rows evenly spaced in x itself
         (square(48, 32, 1, 1, 2), (2, 15, 15)),
         (square(64, 3, 1, 7, 2, 3), (2, 40, 40)),  # a stem
@@ -207,6 +207,7 @@ def test_linear_equals_reference(isa: str, threads: int) -> None:
         (1, 512, 1000),
         (3, 7, 5),
         (130, 900, 130),
+        (45, 300, 150),
         (700, 30, 48),
         (2, 4, 17),
         (0, 4, 4),

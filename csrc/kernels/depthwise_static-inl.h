@@ -172,6 +172,27 @@ inline void store_parts(uint8_t* y, Bytes bytes, const DepthwiseRow& row, int co
   }
 }
 
+// Rounded values of the first `count` of X outputs to bytes at y and on.
+template <int X, bool kPacksOnly>
+inline __attribute__((always_inline)) void store_outputs(const I (&acc)[X][4], const DepthwiseRow& row,
+                                                         uint8_t* y, int64_t count) {
+  const PanelRequantizer& panel = *row.lanes;
+  const int columns = panel.columns;
+  const int64_t pixel_bytes = row.pixel_bytes;
+  const I zero = set_words(panel.zero_point);
+  const Bytes lower = set_bytes(panel.lower), upper = set_bytes(panel.upper);
+#pragma GCC unroll 4
+  for (int o = 0; o < X; ++o) {
+    Bytes bytes = pack_interleaved<!kPacksOnly>(acc[o], zero);
+    if constexpr (!kPacksOnly) bytes = clamp_bytes(bytes, lower, upper);
+    if (o >= count) return;
+    if (columns == kBlock)
+      store_bytes<4>(y + o * pixel_bytes, bytes);
+    else
+      store_parts(y + o * pixel_bytes, bytes, row, columns);
+  }
+}
+
 template <int X, bool kPlain>
 inline __attribute__((always_inline)) void finish_outputs(I (&acc)[X][4], const DepthwiseRow& row,
                                                           int64_t x) {
@@ -186,7 +207,6 @@ inline __attribute__((always_inline)) void finish_outputs(I (&acc)[X][4], const 
       for (int q = 0; q < 4; ++q) store_int(lanes[o] + q * kLanes, acc[o][q]);
     for (int64_t o = 0; o < count; ++o) finish_pixel(lanes[o], row, place + o * pixel_bytes);
   } else {
-    const int columns = panel.columns;
     uint8_t* y = row.y + place;
 #pragma GCC unroll 4
     for (int q = 0; q < 4; ++q) {
@@ -194,17 +214,10 @@ inline __attribute__((always_inline)) void finish_outputs(I (&acc)[X][4], const 
 #pragma GCC unroll 4
       for (int o = 0; o < X; ++o) acc[o][q] = to_int(fma(to_float(acc[o][q]), multiplier, offset));
     }
-    const I zero = set_words(panel.zero_point);
-    const Bytes lower = set_bytes(panel.lower), upper = set_bytes(panel.upper);
-#pragma GCC unroll 4
-    for (int o = 0; o < X; ++o) {
-      const Bytes bytes = clamp_bytes(pack_interleaved(acc[o], zero), lower, upper);
-      if (o >= count) return;
-      if (columns == kBlock)
-        store_bytes<4>(y + o * pixel_bytes, bytes);
-      else
-        store_parts(y + o * pixel_bytes, bytes, row, columns);
-    }
+    if (panel.packs_only)
+      store_outputs<X, true>(acc, row, y, count);
+    else
+      store_outputs<X, false>(acc, row, y, count);
   }
 }
 

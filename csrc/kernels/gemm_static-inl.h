@@ -33,10 +33,17 @@ struct RowRuns {
   }
 };
 
-// sums[i][j] = first[j] + the products of row i and the panel.
-template <int MR, int NV>
+// Weights come from L3 or beyond. Tiles of some rows fetch a part of the next panel's into L2 as they go;
+// with more rows no register is left for its address.
+template <int MR>
+constexpr bool kFetchesNext = kRegisters == 32 && MR > 1 && MR <= 8;
+constexpr int64_t kFetchedBytes = 8;  // of the next panel, for each k of a tile
+
+// sums[i][j] = first[j] + the products of row i and the panel. With kFetches, `next` is what to fetch.
+template <int MR, int NV, bool kFetches = false>
 inline __attribute__((always_inline)) void accumulate_runs(const RowRuns& rows, int64_t row, const int8_t* w,
-                                                           const int32_t* first, I (&acc)[MR][NV]) {
+                                                           const int32_t* first, I (&acc)[MR][NV],
+                                                           const int8_t* next = nullptr) {
   const Act* a[MR];
   rows.find(row, a);
 #pragma GCC unroll 4
@@ -54,7 +61,9 @@ inline __attribute__((always_inline)) void accumulate_runs(const RowRuns& rows, 
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) a[i] += move;
     int64_t k = -length;
+    if constexpr (kFetches) next += length * kFetchedBytes;
     do {
+      if constexpr (kFetches) __builtin_prefetch(next + k * kFetchedBytes, 0, 2);
       I b[NV];
 #pragma GCC unroll 4
       for (int j = 0; j < NV; ++j) b[j] = load_weights(w + j * kLanes * kGroup);
@@ -94,15 +103,16 @@ struct StaticOutput {
 
 template <int MR, int NV, EpilogueForm kForm>
 __attribute__((noinline)) void static_tile(const RowRuns& rows, int64_t row, const int8_t* weight,
-                                           const PanelRequantizer& panel, const StaticOutput& output) {
+                                           const int8_t* next, const PanelRequantizer& panel,
+                                           const StaticOutput& output) {
   I acc[MR][NV];
-  accumulate_runs<MR, NV>(rows, row, weight, panel.first, acc);
+  accumulate_runs<MR, NV, kFetchesNext<MR>>(rows, row, weight, panel.first, acc, next);
   int64_t at[MR];
   output.find(row, at);
   requantize_tile<MR, NV, kForm>(acc, panel, output.c, at);
 }
 
-using StaticTile = void (*)(const RowRuns&, int64_t, const int8_t*, const PanelRequantizer&,
+using StaticTile = void (*)(const RowRuns&, int64_t, const int8_t*, const int8_t*, const PanelRequantizer&,
                             const StaticOutput&);
 
 // Sums that may exceed the bound are rare: lower tiles are fast enough, and less code.
@@ -182,11 +192,20 @@ void gemm_static(const GemmStaticArgs& args) noexcept {
     const int64_t tiles = (args.m + most - 1) / most;
     const int64_t height = args.m / tiles, taller = args.m % tiles;
     int64_t row = 0;
+    // The tiles together walk through the next panel, again and again; behind the last there is none.
+    const int8_t* const other =
+        p + 1 < args.panel_end ? panel_of(layout, args.packed, p + 1).weight : panel.weight;
+    const int64_t part = layout.k_padded * kFetchedBytes, parts = panel.width / kFetchedBytes;
+    int64_t fetched = 0;
+    const auto next = [&] {
+      fetched = fetched + 1 < parts ? fetched + 1 : 0;
+      return other + fetched * part;
+    };
     StaticTile tile = choose_static_tile(requantizer.form, vectors, taller > 0 ? height + 1 : height);
     for (int64_t t = 0; t < taller; ++t, row += height + 1)
-      tile(rows, row, panel.weight, requantizer, output);
+      tile(rows, row, panel.weight, next(), requantizer, output);
     if (taller > 0) tile = choose_static_tile(requantizer.form, vectors, height);
-    for (; row < args.m; row += height) tile(rows, row, panel.weight, requantizer, output);
+    for (; row < args.m; row += height) tile(rows, row, panel.weight, next(), requantizer, output);
   }
 }
 

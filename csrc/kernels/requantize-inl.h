@@ -29,6 +29,7 @@ struct PanelRequantizer {
   const uint8_t* residual;  // of the first of these channels, or nullptr
   int columns;              // channels that exist
   EpilogueForm form;
+  bool packs_only;  // zero point 0 and all of 0..255, as behind a ReLU: saturation is all there is to do
 
   // Of the channels begin..begin+count-1 of `r`, and sums of k products.
   PanelRequantizer(const Requantize& r, int64_t begin, int64_t count, int32_t input_zero_point,
@@ -41,6 +42,7 @@ struct PanelRequantizer {
         residual(r.residual == nullptr ? nullptr : r.residual + begin),
         columns(static_cast<int>(count)) {
     const I input_zero = set_int(input_zero_point);
+    packs_only = r.zero_point == 0 && r.lower == 0 && r.upper == 255;
     const F largest = set(255.0f * 128.0f * static_cast<float>(k)), none = set(0.0f);
     F most = none;
     for (int j = columns / kLanes * kLanes; j < kWidth; j += kLanes) {
@@ -96,6 +98,29 @@ inline __attribute__((always_inline)) void store_row(uint8_t* to, int i, const i
     store_bytes_n(to + at[i], row, part);
 }
 
+// Rounded values of MR pixels to bytes, and where they go.
+template <int MR, int NV, bool kPacksOnly>
+inline __attribute__((always_inline)) void store_tile(I (&acc)[MR][NV], const PanelRequantizer& panel,
+                                                      uint8_t* to, const int64_t (&at)[MR]) {
+  const int columns = panel.columns, part = columns % kLanes == 0 ? 0 : columns;
+  const I zero = set_words(panel.zero_point);
+  const Bytes lower = set_bytes(panel.lower), upper = set_bytes(panel.upper);
+  // Rows of one or two vectors are packed together, up to four vectors.
+  constexpr int kRows = NV == 1 ? 4 : NV == 2 ? 2 : 1;
+#pragma GCC unroll 16
+  for (int i = 0; i < MR; i += kRows) {
+    I sums[kRows * NV];
+#pragma GCC unroll 4
+    for (int j = 0; j < kRows * NV; ++j) sums[j] = acc[i + j / NV < MR ? i + j / NV : i][j % NV];
+    Bytes bytes = pack_bytes<kRows * NV, !kPacksOnly>(sums, zero);
+    if constexpr (!kPacksOnly) bytes = clamp_bytes(bytes, lower, upper);
+    store_row<NV, 0>(to, i, at, bytes, part);
+    if constexpr (kRows > 1) store_row<NV, 1>(to, i + 1, at, bytes, part);
+    if constexpr (kRows > 2) store_row<NV, 2>(to, i + 2, at, bytes, part);
+    if constexpr (kRows > 3) store_row<NV, 3>(to, i + 3, at, bytes, part);
+  }
+}
+
 // The sums of MR pixels and NV vectors of channels to u8. `at[i]` is the byte of pixel i behind `to` and
 // behind the residual.
 template <int MR, int NV, EpilogueForm kForm>
@@ -112,7 +137,7 @@ inline __attribute__((always_inline)) void requantize_tile(I (&acc)[MR][NV], con
     const F residual_multiplier = set(panel.residual_multiplier);
     const I residual_zero = set_int(panel.residual_zero_point);
     const uint8_t* residual = panel.residual;
-    const int columns = panel.columns, tail = columns - (NV - 1) * kLanes;
+    const int tail = panel.columns - (NV - 1) * kLanes;
 #pragma GCC unroll 4
     for (int j = 0; j < NV; ++j) {
       const F multiplier = load(panel.multiplier + j * kLanes), offset = load(panel.offset + j * kLanes);
@@ -129,22 +154,10 @@ inline __attribute__((always_inline)) void requantize_tile(I (&acc)[MR][NV], con
         acc[i][j] = to_int(y);
       }
     }
-    const I zero = set_words(panel.zero_point);
-    const Bytes lower = set_bytes(panel.lower), upper = set_bytes(panel.upper);
-    const int part = tail == kLanes ? 0 : columns;
-    // Rows of one or two vectors are packed together, up to four vectors.
-    constexpr int kRows = NV == 1 ? 4 : NV == 2 ? 2 : 1;
-#pragma GCC unroll 16
-    for (int i = 0; i < MR; i += kRows) {
-      I sums[kRows * NV];
-#pragma GCC unroll 4
-      for (int j = 0; j < kRows * NV; ++j) sums[j] = acc[i + j / NV < MR ? i + j / NV : i][j % NV];
-      const Bytes bytes = clamp_bytes(pack_bytes<kRows * NV>(sums, zero), lower, upper);
-      store_row<NV, 0>(to, i, at, bytes, part);
-      if constexpr (kRows > 1) store_row<NV, 1>(to, i + 1, at, bytes, part);
-      if constexpr (kRows > 2) store_row<NV, 2>(to, i + 2, at, bytes, part);
-      if constexpr (kRows > 3) store_row<NV, 3>(to, i + 3, at, bytes, part);
-    }
+    if (panel.packs_only)
+      store_tile<MR, NV, true>(acc, panel, to, at);
+    else
+      store_tile<MR, NV, false>(acc, panel, to, at);
   }
 }
 

@@ -188,12 +188,18 @@ inline Bytes set_bytes(int32_t v) { return _mm256_set1_epi8(static_cast<char>(v)
 inline Bytes clamp_bytes(Bytes v, Bytes lower, Bytes upper) {
   return _mm256_min_epu8(_mm256_max_epu8(v, lower), upper);
 }
-template <int NV>
+// Words of two vectors, saturated; kShifts: plus `zero`.
+template <bool kShifts>
+inline I pack_words(I a, I b, I zero) {
+  const I words = _mm256_packs_epi32(a, b);
+  return kShifts ? _mm256_adds_epi16(words, zero) : words;
+}
+template <int NV, bool kShifts = true>
 inline Bytes pack_bytes(const I (&v)[NV], I zero) {
   const I order = _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7);
-  const I low = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[NV > 1 ? 1 : 0]), zero);
+  const I low = pack_words<kShifts>(v[0], v[NV > 1 ? 1 : 0], zero);
   I high = low;
-  if constexpr (NV > 2) high = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[NV - 1]), zero);
+  if constexpr (NV > 2) high = pack_words<kShifts>(v[2], v[NV - 1], zero);
   return _mm256_permutevar8x32_epi32(_mm256_packus_epi16(low, high), order);
 }
 template <int kVector>
@@ -203,10 +209,9 @@ inline Bytes bytes_from(Bytes v) {
   if constexpr (kVector % 2 == 1) half = _mm_srli_si128(half, 8);
   return kVector == 0 ? v : _mm256_castsi128_si256(half);
 }
+template <bool kShifts = true>
 inline Bytes pack_interleaved(const I (&v)[4], I zero) {
-  const I low = _mm256_adds_epi16(_mm256_packs_epi32(v[0], v[1]), zero);
-  const I high = _mm256_adds_epi16(_mm256_packs_epi32(v[2], v[3]), zero);
-  return _mm256_packus_epi16(low, high);
+  return _mm256_packus_epi16(pack_words<kShifts>(v[0], v[1], zero), pack_words<kShifts>(v[2], v[3], zero));
 }
 template <int NV>
 inline void store_bytes(uint8_t* p, Bytes v) {

@@ -202,12 +202,18 @@ inline Bytes set_bytes(int32_t v) { return _mm512_set1_epi8(static_cast<char>(v)
 inline Bytes clamp_bytes(Bytes v, Bytes lower, Bytes upper) {
   return _mm512_min_epu8(_mm512_max_epu8(v, lower), upper);
 }
-template <int NV>
+// Words of two vectors, saturated; kShifts: plus `zero`.
+template <bool kShifts>
+inline I pack_words(I a, I b, I zero) {
+  const I words = _mm512_packs_epi32(a, b);
+  return kShifts ? _mm512_adds_epi16(words, zero) : words;
+}
+template <int NV, bool kShifts = true>
 inline Bytes pack_bytes(const I (&v)[NV], I zero) {
   const I order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
-  const I low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[NV > 1 ? 1 : 0]), zero);
+  const I low = pack_words<kShifts>(v[0], v[NV > 1 ? 1 : 0], zero);
   I high = low;
-  if constexpr (NV > 2) high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[NV - 1]), zero);
+  if constexpr (NV > 2) high = pack_words<kShifts>(v[2], v[NV - 1], zero);
   return _mm512_permutexvar_epi32(order, _mm512_packus_epi16(low, high));
 }
 template <int kVector>
@@ -216,10 +222,9 @@ inline Bytes bytes_from(Bytes v) {
   if constexpr (kVector == 2) return _mm512_castsi256_si512(_mm512_extracti64x4_epi64(v, 1));
   return _mm512_castsi128_si512(_mm512_extracti32x4_epi32(v, kVector));
 }
+template <bool kShifts = true>
 inline Bytes pack_interleaved(const I (&v)[4], I zero) {
-  const I low = _mm512_adds_epi16(_mm512_packs_epi32(v[0], v[1]), zero);
-  const I high = _mm512_adds_epi16(_mm512_packs_epi32(v[2], v[3]), zero);
-  return _mm512_packus_epi16(low, high);
+  return _mm512_packus_epi16(pack_words<kShifts>(v[0], v[1], zero), pack_words<kShifts>(v[2], v[3], zero));
 }
 template <int NV>
 inline void store_bytes(uint8_t* p, Bytes v) {

@@ -176,7 +176,7 @@ inline Bytes clamp_bytes(Bytes v, Bytes lower, Bytes upper) {
   }
   return v;
 }
-template <int NV>
+template <int NV, bool kShifts = true>
 inline Bytes pack_bytes(const I (&v)[NV], I zero) {
   Bytes bytes{};
   for (int j = 0; j < NV; ++j) bytes.at[j] = saturate((v[j] < 0x10000 ? v[j] : 0x10000) + zero);
@@ -187,7 +187,10 @@ inline Bytes bytes_from(Bytes v) {
   for (int i = 0; i + kVector < 4; ++i) v.at[i] = v.at[i + kVector];
   return v;
 }
-inline Bytes pack_interleaved(const I (&v)[4], I zero) { return pack_bytes<4>(v, zero); }
+template <bool kShifts = true>
+inline Bytes pack_interleaved(const I (&v)[4], I zero) {
+  return pack_bytes<4, kShifts>(v, zero);
+}
 template <int NV>
 inline void store_bytes(uint8_t* p, Bytes v) {
   std::memcpy(p, v.at, NV);

@@ -7,16 +7,18 @@
 
 #include "conv_static_form.h"
 #include "gemm.h"
+#include "tile_shares.h"
 
 namespace intaglio {
 namespace {
 
-// Below this many multiply-adds a second thread costs more than it brings.
-constexpr int64_t kSmallestParallelWork = 1'500'000;
-// Of a Linear: input that stays in L2 while all panels pass over it, and how threads share rows.
+// Below this many multiply-adds a second thread costs more than it brings: some microseconds. Those of a
+// depthwise convolution count for more, and a Linear takes as long as reading its weights.
+constexpr int64_t kSmallestParallelWork = 800'000;
+constexpr int64_t kDepthwiseWork = 8;
+constexpr int64_t kFewestLinearRows = 4;
+// Of a Linear: input that stays in L2 while all panels pass over it.
 constexpr int64_t kBlockBytes = 384 * 1024;
-constexpr int64_t kSmallestRowShare = 48;
-constexpr int64_t kRowGrain = 24;
 
 std::unique_ptr<const StaticConvForm> choose_form(const StaticConvShape& shape,
                                                   const PackedStaticConv& packed) {
@@ -37,7 +39,7 @@ StaticConvPlan::StaticConvPlan(const StaticConvShape& shape) {
   check_geometry(spec, ConvGeometry(spec, shape.input, shape.output, spec.in_channels, 1));
   const int64_t work = shape.batch * volume(spec.transposed ? shape.input : shape.output) *
                        spec.out_channels * (spec.in_channels / spec.groups) * volume(spec.kernel);
-  is_small_ = work < kSmallestParallelWork;
+  is_small_ = work * (packed.blocks().depthwise ? kDepthwiseWork : 1) < kSmallestParallelWork;
   form_ = choose_form(shape, packed);
 }
 
@@ -67,8 +69,9 @@ void linear_static(const LinearStaticCall& call) {
   if (call.m <= 0 || layout.n <= 0) return;
   const KernelTable& kernels = active_kernels();
   const int64_t panels = panels_of(layout);
-  const int threads = call.m * layout.n * layout.k < kSmallestParallelWork ? 1 : call.threads;
-  const bool by_rows = threads == 1 || call.m >= kSmallestRowShare * threads;
+  const PanelWidths widths{panels, layout.panel, layout.n_padded - (panels - 1) * layout.panel};
+  const int64_t work = std::max(call.m, kFewestLinearRows) * layout.n * layout.k;
+  const int threads = work < kSmallestParallelWork ? 1 : call.threads;
   const int64_t most =
       std::min(call.m, std::max<int64_t>(4, kBlockBytes / (2 * layout.k_padded) / kRowGrain) * kRowGrain);
   const int64_t gemm_bytes = aligned_size(kernels.gemm_scratch_bytes(most, layout.k_padded));
@@ -80,27 +83,27 @@ void linear_static(const LinearStaticCall& call) {
   std::memcpy(copy, call.x, static_cast<size_t>(copied));
   const int64_t run = 0;
   run_parallel(threads, [&](int thread, int count) {
-    const Share rows = by_rows ? share_of(call.m, kRowGrain, thread, count) : Share{0, call.m};
-    const Share columns = by_rows ? Share{0, panels} : share_of(panels, 1, thread, count);
-    for (int64_t row = rows.begin; row < rows.end; row += most) {
-      GemmStaticArgs args{};
-      args.image = (copied > 0 ? copy : call.x) + row * call.k;
-      args.row_bytes = call.k;
-      args.m = std::min(most, rows.end - row);
-      args.run = &run;
-      args.run_count = 1;
-      args.run_bytes = call.k;
-      args.zero_point = call.zero_point;
-      args.packed = call.packed;
-      args.panel_begin = columns.begin;
-      args.panel_end = columns.end;
-      args.requantize = call.requantize;
-      if (args.requantize.residual != nullptr) args.requantize.residual += row * layout.n;
-      args.c = call.y + row * layout.n;
-      args.c_stride = layout.n;
-      args.scratch = workspaces + gemm_bytes * thread;
-      kernels.gemm_static(args);
-    }
+    for_each_tile_share(call.m, widths, thread, count, [&](Share rows, Share columns) {
+      for (int64_t row = rows.begin; row < rows.end; row += most) {
+        GemmStaticArgs args{};
+        args.image = (copied > 0 ? copy : call.x) + row * call.k;
+        args.row_bytes = call.k;
+        args.m = std::min(most, rows.end - row);
+        args.run = &run;
+        args.run_count = 1;
+        args.run_bytes = call.k;
+        args.zero_point = call.zero_point;
+        args.packed = call.packed;
+        args.panel_begin = columns.begin;
+        args.panel_end = columns.end;
+        args.requantize = call.requantize;
+        if (args.requantize.residual != nullptr) args.requantize.residual += row * layout.n;
+        args.c = call.y + row * layout.n;
+        args.c_stride = layout.n;
+        args.scratch = workspaces + gemm_bytes * thread;
+        kernels.gemm_static(args);
+      }
+    });
   });
 }
 

@@ -3,6 +3,7 @@
 
 #include "conv_static_form.h"
 #include "gemm.h"
+#include "tile_shares.h"
 
 namespace intaglio {
 namespace {
@@ -11,10 +12,6 @@ namespace {
 constexpr int64_t kGroupBytes = 1 << 20;
 // Input that stays in L2 while all panels pass over it.
 constexpr int64_t kBlockBytes = 384 * 1024;
-// A thread's own pixels must be enough to repay reading all of the weights.
-constexpr int64_t kSmallestRowShare = 48;
-constexpr int64_t kRowGrain = 24;  // a multiple of the tiles' heights
-
 // One piece of the convolution: its outputs, its runs, and how its rows lie.
 struct StaticPiece {
   int64_t index;
@@ -60,8 +57,9 @@ class StaticGemm : public StaticConvForm {
       widest = std::max(widest, checked_layout(packed_.weight(p, 0)).k_padded);
       pieces_.push_back(std::move(piece));
     }
-    const int64_t panel = checked_layout(packed_.weight(0, 0)).panel;
-    panels_ = (blocks_.outputs + panel - 1) / panel;
+    const PackedLayout layout = checked_layout(packed_.weight(0, 0));
+    panels_ = panels_of(layout);
+    widths_ = {blocks_.count * panels_, layout.panel, layout.n_padded - (panels_ - 1) * layout.panel};
     // What a block of rows reads: the image below it, or its own widened rows.
     const bool widens = kernels_.gemm_scratch_bytes(64, 64) > kernels_.gemm_scratch_bytes(0, 64);
     const int64_t row_bytes = widens ? 2 * widest : g_.pixel_bytes * volume(g_.input_step);
@@ -97,6 +95,7 @@ class StaticGemm : public StaticConvForm {
 
   const StaticBlocks& blocks_;
   std::vector<StaticPiece> pieces_;
+  PanelWidths widths_;  // of all blocks
   int64_t panels_, most_, gemm_bytes_;
   bool in_place_;     // x is read where it lies
   int64_t together_;  // samples that are worked on together
@@ -105,22 +104,20 @@ class StaticGemm : public StaticConvForm {
 void StaticGemm::run_piece(const StaticPiece& piece, const StaticOperands& operands, int64_t first,
                            int64_t samples, const uint8_t* image, uint8_t* workspaces, int threads) const {
   const int64_t total = samples * piece.sample_rows();
-  const bool by_rows = threads == 1 || total >= kSmallestRowShare * threads;
-  const int64_t items = blocks_.count * panels_;
   run_parallel(threads, [&](int thread, int count) {
     uint8_t* at = workspaces + thread * workspace_bytes();
     auto* start = reinterpret_cast<int64_t*>(at);
     auto* place = reinterpret_cast<int64_t*>(at += aligned_size(most_ * 8));
     const Workspace work{start, place, at + aligned_size(most_ * 8)};
-    const Share rows = by_rows ? share_of(total, kRowGrain, thread, count) : Share{0, total};
-    const Share panels = by_rows ? Share{0, items} : share_of(items, 1, thread, count);
-    const int64_t blocks = (rows.end - rows.begin + most_ - 1) / most_;
-    for (int64_t b = 0; b < blocks; ++b) {
-      const Share block =
-          share_of(rows.end - rows.begin, kRowGrain, static_cast<int>(b), static_cast<int>(blocks));
-      run_block(piece, operands, first, {rows.begin + block.begin, rows.begin + block.end}, panels, image,
-                work);
-    }
+    for_each_tile_share(total, widths_, thread, count, [&](Share rows, Share panels) {
+      const int64_t blocks = (rows.end - rows.begin + most_ - 1) / most_;
+      for (int64_t b = 0; b < blocks; ++b) {
+        const Share block =
+            share_of(rows.end - rows.begin, kRowGrain, static_cast<int>(b), static_cast<int>(blocks));
+        run_block(piece, operands, first, {rows.begin + block.begin, rows.begin + block.end}, panels, image,
+                  work);
+      }
+    });
   });
 }
 

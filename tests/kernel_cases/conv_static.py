@@ -13,7 +13,7 @@ from intaglio.ops.reference_conv_static import requantize_sums
 from .gemm import ROWS, WIDTHS
 
 # multiplier, zero point, lower, upper: ordinary, saturating both ends, clamped, one value
-FORMS = ((3e-4, 131, 0, 255), (1e9, 0, 0, 255), (1e-3, 17, 17, 99), (0.5, 255, 7, 7))
+FORMS = ((3e-4, 131, 0, 255), (3e-4, 0, 0, 255), (1e9, 0, 0, 255), (1e-3, 17, 17, 99), (0.5, 255, 7, 7))
 
 
 def case_gemm_static(isa: str) -> None:
