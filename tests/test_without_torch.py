@@ -3,10 +3,17 @@
 Each test is a process of its own: in this one, torch has long been imported.
 """
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pytest
+
+import intaglio
+
+SCRIPT = Path(__file__).parent.parent / "tools" / "run_without_torch.py"
 
 WITHOUT_TORCH = """
 import sys
@@ -57,6 +64,16 @@ def test_a_name_that_needs_torch_says_so(statement: str) -> None:
     said = run(f"{WITHOUT_TORCH}try: exec({statement!r})\nexcept ImportError as error: print(error)")
     assert "needs torch, which is not installed: pip install torch;" in said
     assert "intaglio.runtime" in said
+
+
+def test_what_other_pythons_are_checked_with_passes_on_this_one(tmp_path: Path) -> None:
+    """Beside the standard library there is a folder with numpy and intaglio, and nothing else."""
+    for package in (np, intaglio):
+        installed = Path(str(package.__file__)).parent
+        for path in installed.parent.glob(f"{installed.name}*"):  # numpy.libs too
+            (tmp_path / path.name).symlink_to(path)
+    environment = os.environ | {"PYTHONPATH": str(tmp_path)}
+    subprocess.run([sys.executable, "-S", str(SCRIPT)], env=environment, check=True)
 
 
 def test_an_import_error_of_our_own_is_not_taken_for_a_missing_torch() -> None:

@@ -1,7 +1,8 @@
 """intaglio: PyTorch models in int8 on ordinary CPUs, small and fast, without losing their accuracy.
 
-The public names are those of `intaglio.api`, which is imported at the first of them that is asked for: so
-`import intaglio` is light, and its few modules that need no torch work where there is none.
+The public names are those of `torch.ao.quantization`, so that moving over is one changed import. They come
+from `intaglio.api`, which is imported at the first that is asked for: so `import intaglio` is light, and what
+needs no torch works where there is none.
 """
 
 from contextlib import suppress

@@ -1,8 +1,7 @@
 """Every public name, from the file that makes it, and the order of the first two imports.
 
-They are the names of `torch.ao.quantization`, so that moving over is one changed import. `intaglio` hands
-them on, and imports this module at the first that is asked for: by then every rule, layer and op has
-registered itself. May import all of the package but cli and demo.
+`intaglio` hands them on, and imports this module at the first that is asked for: by then every rule, layer
+and op has registered itself. May import all of the package but cli and demo.
 """
 
 import torch  # noqa: F401  # before the core: both use the first OpenMP library, best the one torch came with

@@ -93,7 +93,8 @@ def _patches(layer: nn.Module, x: Tensor, groups: int) -> Tensor:
         x = x.unfold(2 + axis, dilation * (kernel - 1) + 1, stride)[..., ::dilation]
     pixels = len(x) * math.prod(x.shape[2 : 2 + dims])
     step = max(1, math.ceil((pixels / MOST_PATCHES) ** (1 / dims)))
-    x = x[(slice(None), slice(None), *[slice(None, None, step)] * dims)]
+    kept = (slice(None), slice(None), *[slice(None, None, step)] * dims)
+    x = x[kept]
     # (N, C, *pixels, *kernel) to (G, C / G * kernel, N * pixels)
     order = (1, *range(2 + dims, 2 + 2 * dims), 0, *range(2, 2 + dims))
     x = x.permute(order)
