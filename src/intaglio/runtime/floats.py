@@ -13,12 +13,12 @@ from typing import Any
 import numpy as np
 
 from intaglio.errors import InputError
-from intaglio.runtime.array import Array, broadcast_shapes, contiguous_strides
+from intaglio.runtime.array import Array
 from intaglio.runtime.graph import Layer
 from intaglio.runtime.packing import pack_linear
 from intaglio.runtime.planner import NotLowered, Planner, lower_function, lower_layer
 
-__all__ = ["FUNCTIONS", "NORMS", "attend", "check_float", "rows_of"]
+__all__ = ["FUNCTIONS", "NORMS", "add_rows", "as_rows", "attend", "check_float", "rows_of"]
 
 FUNCTIONS = {
     "none": 0,
@@ -204,29 +204,9 @@ def _rms_norm_layer(planner: Planner, layer: Layer, x: Array) -> Array:
 # ---- Sums ------------------------------------------------------------------------------------------------
 
 
-@lower_function("operator.add", "operator.iadd", "torch.add", "Tensor.add", "Tensor.add_")
-def _add(planner: Planner, a: Any, b: Any, *, alpha: float = 1) -> Array:
-    if alpha != 1:
-        raise NotLowered("it multiplies one of its operands")
-    if not (isinstance(a, Array) and isinstance(b, Array)):
-        raise NotLowered("one of its operands is no tensor")
-    check_float(a)
-    check_float(b)
-    shape = broadcast_shapes(a.shape, b.shape)
-    if not shape or shape[-1] == 0:
-        raise NotLowered("its operands are no rows")
-    a, b = (_spread(planner, x, shape) for x in (a, b))
-    return run_rows(planner, a, shape[-1], residual=as_rows(planner, b))
-
-
-def _spread(planner: Planner, x: Array, shape: tuple[int, ...]) -> Array:
-    """`x` in `shape`: a constant is repeated now."""
-    if x.shape == shape:
-        return x
-    if x.data is not None:
-        return planner.constant(np.broadcast_to(x.data, shape))
-    spread = x.expand(shape)
-    return spread if rows_of(spread) is not None else planner.copy(spread, contiguous_strides(shape))
+def add_rows(planner: Planner, a: Array, b: Array) -> Array:
+    """The sum of two tensors of one shape, which may be joined to the product before it."""
+    return run_rows(planner, a, a.shape[-1], residual=as_rows(planner, b))
 
 
 # ---- Attention -------------------------------------------------------------------------------------------
