@@ -6,7 +6,7 @@ Nothing is copied: a program's weights are the model's. May import serialization
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -48,8 +48,10 @@ class LiveLayer(Layer):
             return None
         return self.made("plain state", self.module.plain_state).get(name)  # type: ignore[no-any-return]
 
-    def array(self, name: str) -> np.ndarray[Any, Any]:
-        """A plain tensor."""
+    def array(
+        self, name: str, shape: Sequence[int] | None = None, dtype: str = "float32"
+    ) -> np.ndarray[Any, Any]:
+        """A plain tensor: the module has seen to its shape."""
         found = self._tensor(name)
         if found is None:
             raise FileFormatError(f"{self.where()} has no tensor {name!r}")

@@ -8,6 +8,7 @@ errors. docs/files.md describes the format for readers that are not this library
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -27,6 +28,8 @@ __all__ = [
     "FORMAT_VERSION",
     "GRAPH_CLASS",
     "METHOD_CLASS",
+    "RECIPE",
+    "RECIPE_CHECKSUM",
     "GraphAccount",
     "LayerRecord",
     "MethodRecord",
@@ -37,7 +40,9 @@ __all__ = [
     "SharedRecord",
     "Structure",
     "TensorRecord",
+    "checksum_of_recipe",
     "recipe_from_text",
+    "recipe_of_metadata",
     "recipe_to_text",
 ]
 
@@ -164,6 +169,10 @@ class Recipe:
         return tuple(module for module in self.modules if isinstance(module, QuantizedRecord))
 
 
+RECIPE, RECIPE_CHECKSUM = "intaglio", "intaglio.recipe.crc32"
+"""Where a file's metadata has the recipe's text and its CRC-32."""
+
+
 # ---- Writing ---------------------------------------------------------------------------------------------
 
 
@@ -223,6 +232,24 @@ def _tensor_to_json(tensor: TensorRecord) -> dict[str, Any]:
 
 
 # ---- Reading ---------------------------------------------------------------------------------------------
+
+
+def recipe_of_metadata(metadata: Mapping[str, str]) -> Recipe:
+    """The recipe in a file's metadata; `FileFormatError` if there is none, or it is damaged or newer."""
+    text = metadata.get(RECIPE)
+    if text is None:
+        raise FileFormatError(
+            "it is a safetensors file, but not one that intaglio.save wrote: it has no recipe"
+        )
+    recipe = recipe_from_text(text)
+    if metadata.get(RECIPE_CHECKSUM) != checksum_of_recipe(text):
+        raise FileFormatError("its recipe is damaged: the checksum differs; save the model again")
+    return recipe
+
+
+def checksum_of_recipe(text: str) -> str:
+    """CRC-32 of a recipe's text."""
+    return f"{zlib.crc32(text.encode()):08x}"
 
 
 def recipe_from_text(text: str) -> Recipe:

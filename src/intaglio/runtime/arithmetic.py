@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from intaglio import _core
-from intaglio.errors import InputError
+from intaglio.errors import FileFormatError, InputError
 from intaglio.runtime.array import Array, Quant, broadcast_shapes, contiguous_strides, image_strides
 from intaglio.runtime.graph import Layer
 from intaglio.runtime.images import output_of, quantized, quantized_or_left
@@ -310,12 +310,20 @@ def _matmul(planner: Planner, a: Array, b: Array, output: Quant) -> Array:
     return result
 
 
+def _flat(layer: Layer, name: str, count: int) -> Any:
+    """A tensor of `count` float32 values in a row."""
+    found = layer.array(name)
+    if found.size != count or found.dtype != np.float32:
+        raise FileFormatError(f"{layer.where()}: {name} must be {count} float32 values, not {found.shape}")
+    return found.reshape(-1)
+
+
 def _affine(planner: Planner, layer: Layer, count: int, output: Quant) -> dict[str, Any]:
     """Multiplier and offset of a normalization, a value for each of `count`."""
 
     def make() -> tuple[Array, Array]:
-        weight = layer.array("weight").reshape(-1) if layer.has("weight") else np.ones(count, np.float32)
-        bias = layer.array("bias").reshape(-1) if layer.has("bias") else np.zeros(count, np.float32)
+        weight = _flat(layer, "weight", count) if layer.has("weight") else np.ones(count, np.float32)
+        bias = _flat(layer, "bias", count) if layer.has("bias") else np.zeros(count, np.float32)
         largest = np.finfo(np.float32).max
         parts = (np.clip(v.astype(np.float64) / output.scale, -largest, largest) for v in (weight, bias))
         multiplier, offset = (planner.constant(v.astype(np.float32)) for v in parts)

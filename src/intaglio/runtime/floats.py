@@ -88,8 +88,8 @@ def _dynamic_linear(planner: Planner, layer: Layer, x: Array) -> Array:
         raise InputError(f"{layer.where()}: input has shape {x.shape}, but its last dimension must be {k}")
 
     def pack() -> np.ndarray[Any, Any]:
-        bias = layer.array("bias") if layer.has("bias") else None
-        return pack_linear(layer.array("weight"), layer.array("weight_scale"), bias)
+        bias = layer.array("bias", (n,)) if layer.has("bias") else None
+        return pack_linear(layer.array("weight", (n, k), "int8"), layer.array("weight_scale", (n,)), bias)
 
     packed = planner.packed(layer.packed("packed", pack))
     per_row = bool(layer.config["per_row"])

@@ -73,6 +73,9 @@ class Graph:
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
+_Array = np.ndarray[Any, Any]
+
+
 class Layer:
     """A layer that a graph calls: its kind and configuration, and its plain tensors as numpy arrays.
 
@@ -81,17 +84,25 @@ class Layer:
     """
 
     def __init__(
-        self, path: str, kind: str, config: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]]
+        self, path: str, kind: str, config: Mapping[str, Any], arrays: Mapping[str, _Array]
     ) -> None:
         self.path, self.kind, self.config = path, kind, config
         self._arrays = arrays
         self._made: dict[str, Any] = {}
 
-    def array(self, name: str) -> np.ndarray[Any, Any]:
-        """A plain tensor; `FileFormatError` if the layer has none of that name."""
+    def array(self, name: str, shape: Sequence[int] | None = None, dtype: str = "float32") -> _Array:
+        """A plain tensor; `FileFormatError` if there is none of that name, or it has another shape or type.
+
+        Without `shape` any will do.
+        """
         found = self._arrays.get(name)
         if found is None:
-            raise FileFormatError(f"module '{self.path}' ({self.kind}) lacks its tensor {name!r}")
+            raise FileFormatError(f"module {self.where()} lacks its tensor {name!r}")
+        if shape is not None and (found.shape != tuple(shape) or found.dtype.name != dtype):
+            raise FileFormatError(
+                f"module {self.where()}: {name} must be {tuple(shape)} {dtype}, the file has {found.shape} "
+                f"{found.dtype.name}"
+            )
         return found
 
     def has(self, name: str) -> bool:
@@ -104,9 +115,9 @@ class Layer:
             self._made[key] = make()
         return self._made[key]
 
-    def packed(self, name: str, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
+    def packed(self, name: str, make: Callable[[], _Array]) -> _Array:
         """A packed weight by the name that the quantized module has for it."""
-        found: np.ndarray[Any, Any] = self.made(name, make)
+        found: _Array = self.made(name, make)
         return found
 
     def part(self, name: str, kind: str, config: Mapping[str, Any]) -> Layer:

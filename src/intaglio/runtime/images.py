@@ -6,11 +6,12 @@ bit. May import planner, geometry, quantities, packing, array and errors.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from math import prod
 from typing import Any
 
-from intaglio.errors import InputError
+from intaglio.errors import FileFormatError, InputError
 from intaglio.runtime.array import Array, Quant
 from intaglio.runtime.geometry import (
     adaptive_axes,
@@ -22,7 +23,7 @@ from intaglio.runtime.geometry import (
     transposed_size,
 )
 from intaglio.runtime.graph import Layer
-from intaglio.runtime.packing import pack_linear_static, pack_static_conv
+from intaglio.runtime.packing import MAX_K, pack_linear_static, pack_static_conv
 from intaglio.runtime.planner import NotLowered, Planner, lower_function, lower_layer
 from intaglio.runtime.quantities import requantization
 
@@ -33,10 +34,15 @@ _IMAGE_DIMS = (4, 5)
 
 def output_of(layer: Layer) -> Quant:
     """The parameters of what a static layer gives."""
-    lower, upper = layer.config["limits"]
 
     def make() -> Quant:
-        return Quant(float(layer.array("scale")), int(layer.array("zero_point")), lower, upper)
+        scale, zero_point = float(layer.array("scale", ())), int(layer.array("zero_point", (), "int32"))
+        lower, upper = layer.config["limits"]
+        if not 0 <= lower <= upper <= 255 or not 0 <= zero_point <= 255 or not 0.0 < scale < math.inf:
+            raise FileFormatError(
+                f"{layer.where()}: no output has scale {scale}, zero point {zero_point}, limits {lower}, {upper}"
+            )
+        return Quant(scale, zero_point, lower, upper)
 
     found: Quant = layer.made("output", make)
     return found
@@ -118,17 +124,18 @@ def dequantize(planner: Planner, x: Array) -> Array:
 
 
 def _requantize_arguments(
-    planner: Planner, layer: Layer, x: Quant, residual: Array | None
+    planner: Planner, layer: Layer, outputs: int, x: Quant, residual: Array | None
 ) -> dict[str, Any]:
     output, clamp = output_of(layer), layer.config["clamp"]
-    bias = layer.array("bias") if layer.has("bias") else None
-    multiplier, offset = layer.made(
-        f"requantization {x.scale}",
-        lambda: tuple(
-            planner.constant(v)
-            for v in requantization(x.scale, layer.array("weight_scale"), bias, output.scale)
-        ),
-    )
+    if not 0 <= clamp[0] <= clamp[1] <= 255:
+        raise FileFormatError(f"{layer.where()}: no output is clamped to {clamp}")
+
+    def make() -> tuple[Array, ...]:
+        bias = layer.array("bias", (outputs,)) if layer.has("bias") else None
+        found = requantization(x.scale, layer.array("weight_scale", (outputs,)), bias, output.scale)
+        return tuple(planner.constant(v) for v in found)
+
+    multiplier, offset = layer.made(f"requantization {x.scale}", make)
     added = None if residual is None else quantized(planner, residual, "residual")
     return {
         "multiplier": multiplier,
@@ -218,7 +225,7 @@ def _convolve(
     y = planner.new_image((x.shape[0], outputs, *size), output_of(layer))
     _check_residual(planner, residual, y.shape)
     quant = quantized(planner, x)
-    packed = layer.packed("packed", lambda: pack_static_conv(spec, layer.array("weight")))
+    packed = layer.packed("packed", lambda: pack_static_conv(spec, _weight(layer, spec)))
     lead = (1,) * (5 - x.ndim)
     depth, height, width = (*lead, *x.shape[2:])
     out_depth, out_height, out_width = (*lead, *size)
@@ -238,10 +245,30 @@ def _convolve(
         out_height=out_height,
         out_width=out_width,
         outputs=outputs,
-        **_requantize_arguments(planner, layer, quant, None if residual is None else planner.image(residual)),
+        **_requantize_arguments(
+            planner, layer, outputs, quant, None if residual is None else planner.image(residual)
+        ),
         y=y,
     )
     return y
+
+
+def _weight(layer: Layer, spec: list[int]) -> Any:
+    """The plain weight of a convolution whose integers make one."""
+    outputs, inputs, groups = spec[:3]
+    kernel = tuple(layer.config["kernel_size"])
+    sizes_at_least_one = [outputs, inputs, groups, *spec[3:12]]
+    if (
+        min(sizes_at_least_one) < 1
+        or min(spec[12:15]) < 0
+        or max(spec) >= 2**31
+        or inputs % groups
+        or outputs % groups
+        or not 1 <= len(kernel) <= 3
+        or inputs // groups * prod(kernel) > MAX_K
+    ):
+        raise FileFormatError(f"{layer.where()}: these are no hyperparameters of a convolution: {spec}")
+    return layer.array("weight", (outputs, inputs // groups, *kernel), "int8")
 
 
 @lower_layer("linear")
@@ -251,7 +278,7 @@ def _linear(planner: Planner, layer: Layer, x: Array, residual: Array | None = N
         raise InputError(f"{layer.where()}: input has shape {x.shape}, but its last dimension must be {k}")
     y = planner.new((*x.shape[:-1], n), "uint8", output_of(layer))
     _check_residual(planner, residual, y.shape)
-    packed = layer.packed("packed", lambda: pack_linear_static(layer.array("weight")))
+    packed = layer.packed("packed", lambda: pack_linear_static(layer.array("weight", (n, k), "int8")))
     rows = prod(x.shape[:-1])
     planner.call(
         *("linear_static", "y"),
@@ -263,7 +290,7 @@ def _linear(planner: Planner, layer: Layer, x: Array, residual: Array | None = N
         packed=planner.packed(packed),
         outputs=n,
         **_requantize_arguments(
-            planner, layer, quant, None if residual is None else planner.contiguous(residual)
+            planner, layer, n, quant, None if residual is None else planner.contiguous(residual)
         ),
         y=y,
     )

@@ -7,11 +7,15 @@ from typing import Any
 import numpy as np
 
 from intaglio import _core
+from intaglio.errors import FileFormatError
 
-__all__ = ["aligned_bytes", "pack_linear", "pack_linear_static", "pack_static_conv"]
+__all__ = ["MAX_K", "aligned_bytes", "pack_linear", "pack_linear_static", "pack_static_conv"]
 
 Packed = np.ndarray[Any, np.dtype[np.uint8]]
 _Array = np.ndarray[Any, Any]
+
+MAX_K = 65793
+"""Most values of a row: beyond it int32 sums could overflow."""
 
 _ALIGNMENT = 64
 
@@ -44,6 +48,8 @@ def pack_linear(weight: _Array, scale: _Array, bias: _Array | None) -> Packed:
 
 def _pack(weight: _Array, scale: _Array, bias: _Array | None, panel_vectors: int) -> Packed:
     n, k = weight.shape
+    if k > MAX_K:
+        raise FileFormatError(f"K = {k} exceeds {MAX_K}, beyond which int32 sums could overflow")
     weight, scale = np.ascontiguousarray(weight), np.ascontiguousarray(scale)
     bias = None if bias is None else np.ascontiguousarray(bias)
     packed = aligned_bytes(_core.packed_weight_bytes(n, k, panel_vectors))

@@ -18,6 +18,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 
 from intaglio.errors import InputError
+from intaglio.files.python_names import BUILTINS, MATH, OPERATORS
 from intaglio.runtime.array import Array, Buffer, Quant, contiguous_strides, image_strides
 from intaglio.runtime.graph import Graph, Layer, Made, Node, Value, map_values
 
@@ -128,8 +129,29 @@ def arrays_in(value: Any) -> list[Array]:
     return found
 
 
-_PYTHON = {"operator": operator, "math": math, "builtins": builtins}
+_PYTHON = {
+    **{f"operator.{name}": getattr(operator, name) for name in OPERATORS},
+    **{f"math.{name}": getattr(math, name) for name in MATH},
+    **{f"builtins.{name}": getattr(builtins, name) for name in BUILTINS},
+}
+_LARGEST_NUMBER = 2**63
 _RANDOM = ("rand", "normal", "bernoulli", "multinomial", "dropout")
+
+
+def compute(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    """What Python gives for numbers; `InputError` for what no program computes with."""
+    numbers = [arg for arg in args if isinstance(arg, int)]
+    if name.endswith((".pow", ".lshift", ".ipow", ".ilshift")) and max(map(abs, numbers), default=0) > 10**6:
+        raise InputError(f"{name}{tuple(args)!r:.60} is beyond what a program computes")
+    if name.endswith((".mul", ".imul")) and any(isinstance(arg, (str, list, tuple)) for arg in args):
+        raise InputError(f"{name} repeats a sequence")
+    try:
+        found = _PYTHON[name](*args, **kwargs)
+    except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        raise InputError(f"{name}{tuple(args)!r:.60}: {error}") from None
+    if isinstance(found, int) and abs(found) >= _LARGEST_NUMBER:
+        raise InputError(f"{name}{tuple(args)!r:.60} is beyond 64 bits")
+    return found
 
 
 @dataclass
@@ -243,14 +265,14 @@ class Planner:
         name = {"method": "Tensor.", "attribute": "attribute."}.get(node.kind, "") + node.target
         self.label = node.target
         arrays = arrays_in([args, kwargs])
-        module, _, short = name.rpartition(".")
         if isinstance(node.function, type):
             return Made(node.function, args, kwargs)
         if node.kind == "attribute" and isinstance(args[0], Made):
             return args[0].attribute(node.target)
-        if not arrays and module in _PYTHON:
-            return getattr(_PYTHON[module], short)(*args, **kwargs)
-        lowerings = _functions.get(name, []) if arrays or node.kind != "function" else []
+        if not arrays and name in _PYTHON:
+            return compute(name, args, kwargs)
+        is_check = name.startswith("intaglio.")
+        lowerings = _functions.get(name, []) if arrays or is_check or node.kind != "function" else []
         return self._lower(lowerings, node, None, args, kwargs)
 
     def run_layer(self, path: str, args: Any, kwargs: Any) -> Any:

@@ -216,6 +216,31 @@ for _name in ("dropout", "dropout1d", "dropout2d", "dropout3d", "alpha_dropout",
     lower_function(f"torch.nn.functional.{_name}", f"torch.{_name}")(_dropout)
 
 
+@lower_function("intaglio.check_equal")
+def _check_equal(planner: Planner, value: Any, traced: Any, what: str) -> None:
+    """A decision that tracing took: it must be the same for this call."""
+    if isinstance(value, Array) or value != traced:
+        found = f"a tensor of shape {value.shape}" if isinstance(value, Array) else repr(value)
+        raise InputError(
+            f"{what} is {found} in this call, but it was {traced!r} in the example that the model was traced "
+            "with, and the graph holds for that alone"
+        )
+
+
+@lower_function("intaglio.check_given")
+def _check_given(planner: Planner, value: Any, what: str) -> None:
+    if value is None:
+        raise InputError(
+            f"{what} is None in this call, but it was given in the example that the model was traced with"
+        )
+
+
+@lower_function("intaglio.check_keys")
+def _check_keys(planner: Planner, value: Any, traced: tuple[Any, ...], what: str) -> None:
+    keys = tuple(value) if isinstance(value, dict) else len(value)
+    _check_equal(planner, keys, traced if isinstance(value, dict) else traced[0], f"{what}: its keys or length")
+
+
 @lower_layer("torch.nn.Sequential", "intaglio.nn.FusedModule")
 def _sequential(planner: Planner, layer: Layer, x: Any) -> Any:
     for child in planner.children(layer.path):

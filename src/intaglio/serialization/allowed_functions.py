@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch.overrides import get_overridable_functions
 
+from intaglio.files.python_names import BUILTINS, MATH, OPERATORS
 from intaglio.graph_passes.traced_values import CHECKS
 
 __all__ = ["ATTRIBUTES", "FACTORIES", "RANDOM", "function_called", "is_method_allowed", "name_of_function"]
@@ -36,18 +37,6 @@ FACTORIES = """
     logspace ones zeros tril_indices triu_indices bartlett_window blackman_window hamming_window hann_window
 """.split()
 """Functions of `torch` that make tensors from sizes."""
-
-_MATH = """
-    ceil copysign cos exp fabs floor fmod hypot isqrt log log10 log1p log2 pow prod sin sqrt tan tanh trunc
-""".split()
-
-_BUILTINS = "abs bool float int len max min round".split()
-
-_OPERATORS = """
-    abs add and_ eq floordiv ge getitem gt invert le lshift lt matmul mod mul ne neg or_ pos pow rshift sub
-    truediv xor not_ setitem contains iadd iand ifloordiv ilshift imatmul imod imul ior ipow irshift isub
-    itruediv ixor
-""".split()
 
 # What the list of overridable functions forgets.
 _MORE_FUNCTIONAL = """
@@ -94,9 +83,9 @@ def _functions() -> dict[str, Callable[..., Any]]:
     found: dict[str, Callable[..., Any]] = {
         **{f"torch.{name}": getattr(torch, name) for name in (*FACTORIES, *_MORE_TORCH)},
         **{f"torch.nn.functional.{name}": getattr(torch.nn.functional, name) for name in _MORE_FUNCTIONAL},
-        **{f"operator.{name}": getattr(operator, name) for name in _OPERATORS},
-        **{f"math.{name}": getattr(math, name) for name in _MATH},
-        **{f"builtins.{name}": getattr(builtins, name) for name in _BUILTINS},
+        **{f"operator.{name}": getattr(operator, name) for name in OPERATORS},
+        **{f"math.{name}": getattr(math, name) for name in MATH},
+        **{f"builtins.{name}": getattr(builtins, name) for name in BUILTINS},
         **{f"intaglio.{check.__name__}": check for check in CHECKS},
     }
     overridable = {id(f) for functions in get_overridable_functions().values() for f in functions}

@@ -21,16 +21,21 @@ import torch
 from torch import Tensor
 
 from intaglio.errors import ConversionError, FileFormatError
-from intaglio.files.strict_json import Fields, non_negative, parse_json
+from intaglio.files.header import (
+    CHECKSUMS,
+    LENGTH_BYTES,
+    MAX_HEADER,
+    METADATA,
+    Entry,
+    crc32_of_claims,
+    read_checksums,
+    read_header,
+    read_tensor,
+)
 
 __all__ = ["Header", "TensorEntry", "TensorReader", "TensorSpec", "TensorWriter", "storable"]
 
-MAX_HEADER = 64 * 1024 * 1024
-
-_LENGTH_BYTES = 8
 _FROM_THE_SYSTEM = 128 * 1024
-_METADATA = "__metadata__"
-_CHECKSUMS = "intaglio.crc32"
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -92,27 +97,18 @@ class TensorReader:
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
-        self.header = _read_header(file)
-        checksums = parse_json(self.header.metadata.get(_CHECKSUMS, "{}"), "the table of checksums")
-        fields = Fields(checksums, "the table of checksums")
-        self._checksums = {name: fields.text(name) for name in fields.value}
+        self._plain = read_header(file)
+        self._checksums = read_checksums(self._plain)
+        entries = {e.name: _entry_of(e) for e in self._plain.tensors.values()}
+        plain = self._plain
+        self.header = Header(entries, plain.metadata, plain.data_begin, plain.file_bytes)
 
     def read(self, name: str) -> Tensor:
         """The tensor `name`, with nothing else allocated."""
         entry = self.header.tensors[name]
         data = _allocate(entry.bytes)
-        checksum = _crc32_of_claims(entry)
-        if entry.bytes:
-            view = memoryview(data.numpy())  # type: ignore[arg-type]
-            self._file.seek(self.header.data_begin + entry.begin)
-            if self._file.readinto(view) != entry.bytes:  # type: ignore[attr-defined]
-                raise FileFormatError(f"tensor {name!r} is cut short: the file changed while it was read")
-            checksum = zlib.crc32(view, checksum)
-        if self._checksums.get(name) != f"{checksum:08x}":
-            raise FileFormatError(
-                f"tensor {name!r} is damaged: its checksum is {checksum:08x}, the file says "
-                f"{self._checksums.get(name, 'nothing')[:16]}; save the model again, or copy the file again"
-            )
+        view = memoryview(data.numpy())  # type: ignore[arg-type]
+        read_tensor(self._file, self._plain, self._checksums, self._plain.tensors[name], view)
         try:
             return data.view(entry.dtype).view(entry.shape)
         except RuntimeError as error:  # an empty tensor whose other sizes are absurd
@@ -139,7 +135,7 @@ class TensorWriter:
         entry = self._entries[name]
         assert (tensor.dtype, tuple(tensor.shape)) == (entry.dtype, entry.shape), name
         assert tensor.is_contiguous(), name
-        checksum = _crc32_of_claims(entry)
+        checksum = crc32_of_claims(_NAMES[entry.dtype], entry.shape)
         if entry.bytes:
             data = memoryview(tensor.detach().reshape(-1).view(torch.uint8).numpy())  # type: ignore[arg-type]
             checksum = zlib.crc32(data, checksum)
@@ -162,8 +158,8 @@ class TensorWriter:
 
     def _write_header(self) -> int:
         checksums = {name: f"{value:08x}" for name, value in self._checksums.items()}
-        metadata = {**self._metadata, _CHECKSUMS: json.dumps(checksums, separators=(",", ":"))}
-        header: dict[str, object] = {_METADATA: metadata}
+        metadata = {**self._metadata, CHECKSUMS: json.dumps(checksums, separators=(",", ":"))}
+        header: dict[str, object] = {METADATA: metadata}
         for name, entry in self._entries.items():
             offsets = [entry.begin, entry.begin + entry.bytes]
             header[name] = {"dtype": _NAMES[entry.dtype], "shape": entry.shape, "data_offsets": offsets}
@@ -174,8 +170,13 @@ class TensorWriter:
                 f"the model's description takes {len(text)} bytes, more than the {MAX_HEADER} a file allows"
             )
         self._file.seek(0)
-        self._file.write(len(text).to_bytes(_LENGTH_BYTES, "little") + text)
-        return _LENGTH_BYTES + len(text)
+        self._file.write(len(text).to_bytes(LENGTH_BYTES, "little") + text)
+        return LENGTH_BYTES + len(text)
+
+
+def _entry_of(entry: Entry) -> TensorEntry:
+    """An entry with torch's dtype."""
+    return TensorEntry(entry.name, _DTYPES[entry.type], entry.shape, entry.begin)
 
 
 def storable(dtype: torch.dtype) -> bool:
@@ -188,7 +189,7 @@ def _lay_out(tensors: Iterable[TensorSpec]) -> dict[str, TensorEntry]:
     entries: dict[str, TensorEntry] = {}
     begin = 0
     for spec in sorted(tensors, key=lambda t: -t.dtype.itemsize):
-        assert spec.name not in {*entries, _METADATA}, spec.name
+        assert spec.name not in {*entries, METADATA}, spec.name
         entries[spec.name] = TensorEntry(spec.name, spec.dtype, spec.shape, begin)
         begin += spec.bytes
     return entries
@@ -203,63 +204,3 @@ def _allocate(count: int) -> Tensor:
     if count < _FROM_THE_SYSTEM:
         return torch.empty(count, dtype=torch.uint8)
     return torch.frombuffer(mmap.mmap(-1, count), dtype=torch.uint8)
-
-
-def _crc32_of_claims(spec: TensorSpec) -> int:
-    """CRC-32 of dtype and shape, with which that of the data begins: so that neither can change alone."""
-    return zlib.crc32(f"{_NAMES[spec.dtype]}{list(spec.shape)}".encode())
-
-
-def _read_header(file: BinaryIO) -> Header:
-    file_bytes = os.fstat(file.fileno()).st_size
-    start = file.read(_LENGTH_BYTES)
-    length = int.from_bytes(start, "little")
-    if len(start) < _LENGTH_BYTES or length > file_bytes - _LENGTH_BYTES:
-        raise FileFormatError(
-            f"it is no safetensors file, or is cut short: it has {file_bytes} bytes"
-            + (f" and claims a header of {length}" if len(start) == _LENGTH_BYTES else "")
-        )
-    if length > MAX_HEADER:
-        raise FileFormatError(f"it claims a header of {length} bytes; more than {MAX_HEADER} is not read")
-    try:
-        text = file.read(length).decode()
-    except UnicodeDecodeError as error:
-        raise FileFormatError(f"its header is not UTF-8: {error}") from None
-    fields = Fields(parse_json(text, "its header"), "its header")
-    metadata = fields.texts(_METADATA)
-    entries = [_read_entry(name, fields.value[name]) for name in fields.value if name != _METADATA]
-    data_begin = _LENGTH_BYTES + length
-    _check_offsets(entries, file_bytes - data_begin)
-    return Header({entry.name: entry for entry in entries}, metadata, data_begin, file_bytes)
-
-
-def _read_entry(name: str, value: object) -> TensorEntry:
-    what = f"tensor {name[:80]!r}"
-    fields = Fields(value, what)
-    dtype = _DTYPES.get(fields.text("dtype"))
-    if dtype is None:
-        raise FileFormatError(f"{what} has the unknown dtype {fields.text('dtype')[:40]!r}")
-    shape = fields.integers("shape")
-    offsets = non_negative(fields.value.get("data_offsets"), f"{what}: 'data_offsets'")
-    if len(shape) > 64 or len(offsets) != 2:
-        raise FileFormatError(f"{what} has {len(shape)} dimensions and {len(offsets)} offsets")
-    entry = TensorEntry(name, dtype, shape, offsets[0])
-    if offsets[1] - offsets[0] != entry.bytes:
-        raise FileFormatError(
-            f"{what} of shape {shape} and dtype {dtype} takes {entry.bytes} bytes, "
-            f"but has {offsets[1] - offsets[0]} in the file"
-        )
-    return entry
-
-
-def _check_offsets(entries: list[TensorEntry], data_bytes: int) -> None:
-    end = 0
-    for entry in sorted(entries, key=lambda e: (e.begin, e.bytes)):
-        if entry.begin != end:
-            raise FileFormatError(
-                f"tensor {entry.name[:80]!r} begins at byte {entry.begin} instead of {end}: "
-                "tensors overlap or leave a gap"
-            )
-        end += entry.bytes
-    if end != data_bytes:
-        raise FileFormatError(f"its tensors take {end} bytes, but the file has {data_bytes} for them")

@@ -8,7 +8,6 @@ import matching, skeleton, recipe, container, graph_passes, nn and errors.
 from __future__ import annotations
 
 import os
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -26,14 +25,11 @@ from intaglio.nn.twins import WeightPool
 from intaglio.serialization.container import TensorReader
 from intaglio.serialization.description import FileDescription
 from intaglio.serialization.matching import replace_modules
-from intaglio.files.recipe import QuantizedRecord, Recipe, TensorRecord, recipe_from_text
+from intaglio.files.recipe import QuantizedRecord, Recipe, TensorRecord, recipe_of_metadata
 from intaglio.serialization.recorded_model import RecordedModel
 from intaglio.serialization.skeleton import build_model, check_owners, check_tensors
 
-__all__ = ["METADATA", "METADATA_CHECKSUM", "load", "read_recipe"]
-
-METADATA = "intaglio"
-METADATA_CHECKSUM = "intaglio.recipe.crc32"
+__all__ = ["load", "read_recipe"]
 
 
 def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Module:
@@ -73,7 +69,7 @@ def load(path: str | os.PathLike[str], model: nn.Module | None = None) -> nn.Mod
     True
     """
     with _open(path) as reader:
-        recipe = _read_recipe(reader)
+        recipe = recipe_of_metadata(reader.header.metadata)
         tensors = reader.header.tensors
         check_tensors(recipe, tensors)
         if model is not None:
@@ -105,7 +101,7 @@ def read_recipe(path: str | os.PathLike[str]) -> FileDescription:
     """
     with _open(path) as reader:
         return FileDescription(
-            _read_recipe(reader), tuple(reader.header.tensors.values()), reader.header.file_bytes
+            recipe_of_metadata(reader.header.metadata), tuple(reader.header.tensors.values()), reader.header.file_bytes
         )
 
 
@@ -117,19 +113,6 @@ def _open(path: str | os.PathLike[str]) -> Iterator[TensorReader]:
             yield TensorReader(file)
         except FileFormatError as error:
             raise FileFormatError(f"'{os.fspath(path)}': {error}") from None
-
-
-def _read_recipe(reader: TensorReader) -> Recipe:
-    metadata = reader.header.metadata
-    text = metadata.get(METADATA)
-    if text is None:
-        raise FileFormatError(
-            "it is a safetensors file, but not one that intaglio.save wrote: it has no recipe"
-        )
-    recipe = recipe_from_text(text)
-    if metadata.get(METADATA_CHECKSUM) != f"{zlib.crc32(text.encode()):08x}":
-        raise FileFormatError("its recipe is damaged: the checksum differs; save the model again")
-    return recipe
 
 
 def _fill(recipe: Recipe, modules: Mapping[str, nn.Module], reader: TensorReader) -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import math
 import os
 import warnings
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -28,9 +27,10 @@ from intaglio.serialization.atomic_write import write_atomically
 from intaglio.serialization.container import TensorSpec, TensorWriter, storable
 from intaglio.serialization.description import FileDescription
 from intaglio.serialization.known_layers import describe_layer, qualified_name
-from intaglio.serialization.loading import METADATA, METADATA_CHECKSUM
 from intaglio.files.recipe import (
     FORMAT_VERSION,
+    RECIPE,
+    RECIPE_CHECKSUM,
     GraphAccount,
     LayerRecord,
     MethodRecord,
@@ -41,6 +41,7 @@ from intaglio.files.recipe import (
     SharedRecord,
     Structure,
     TensorRecord,
+    checksum_of_recipe,
     recipe_from_text,
     recipe_to_text,
 )
@@ -90,7 +91,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> FileDescription:
     inventory = _take_inventory(model)
     structure = _choose_structure(model, inventory)
     recipe, text = _finish_recipe(model, inventory, structure)
-    metadata = {"format": "pt", METADATA: text, METADATA_CHECKSUM: f"{zlib.crc32(text.encode()):08x}"}
+    metadata = {"format": "pt", RECIPE: text, RECIPE_CHECKSUM: checksum_of_recipe(text)}
     with write_atomically(path) as file, torch.no_grad():
         writer = TensorWriter(file, inventory.specs(), metadata)
         _write_tensors(inventory, writer)
