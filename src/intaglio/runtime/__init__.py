@@ -1,10 +1,24 @@
 """Models as flat lists of kernel calls, planned and run without torch.
 
-Needs numpy only. The lowerings register themselves: images, arithmetic, floats, recurrent, shapes, tensors.
+`load(path)` runs what `intaglio.save` wrote, on numpy arrays: numpy is all that it needs, and it is imported at
+the first call, so that importing this package takes a few milliseconds.
 """
 
-from intaglio.runtime import arithmetic, floats, images, recurrent, shapes, tensors
+from __future__ import annotations
 
-__all__: list[str] = []
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
 
-del arithmetic, floats, images, recurrent, shapes, tensors
+if TYPE_CHECKING:
+    from intaglio.runtime.array_program import ArrayProgram
+    from intaglio.runtime.loading import load
+
+__all__ = ["ArrayProgram", "load"]
+
+_HOMES = {"ArrayProgram": "array_program", "load": "loading"}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(f"intaglio.runtime.{_HOMES[name]}"), name)
+    raise AttributeError(f"module 'intaglio.runtime' has no attribute {name!r}")

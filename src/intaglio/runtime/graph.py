@@ -10,15 +10,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
 from intaglio.errors import FileFormatError
-from intaglio.files.recorded_graph import Step
+from intaglio.files.recorded_graph import RegionGraph, Step
 
-__all__ = ["Graph", "Layer", "Made", "Named", "Node", "Value", "decode_arguments", "decode_steps", "make_objects", "map_values"]
+__all__ = ["Graph", "Layer", "Made", "Named", "Node", "Value", "decode_arguments", "decode_region", "decode_steps", "make_objects", "map_values"]
 
 
 @dataclass(frozen=True)
@@ -178,6 +178,14 @@ def decode_steps(inputs: Sequence[str], steps: Sequence[Step], output: Any, what
         nodes.append(Node(step.kind, step.target, args, kwargs))
     count = len(inputs) + len(nodes)
     return Graph(tuple(inputs), tuple(nodes), _decode(output, f"the output of {what}", count))
+
+
+def decode_region(region: RegionGraph, what: str) -> Graph:
+    """The graph of a recipe's region."""
+    names = [p.name for p in region.inputs]
+    graph = decode_steps(names, region.steps, region.output, what)
+    defaults = {p.name: _decode(p.default, what, 0) for p in region.inputs if p.has_default}
+    return replace(graph, defaults=defaults)
 
 
 def map_values(value: Any, change: Callable[[Any], Any]) -> Any:

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from intaglio.runtime import lowerings
 from intaglio.runtime.array import Array
 from intaglio.runtime.graph import map_values
 from intaglio.runtime.model import Model
@@ -17,7 +18,7 @@ from intaglio.runtime.plan import Plan
 from intaglio.runtime.planner import Call, Host, Planner
 from intaglio.runtime.profile import Profile, profile_of
 
-__all__ = ["MOST_PLANS", "BaseProgram", "Memory"]
+__all__ = ["MOST_PLANS", "BaseProgram", "Memory", "lowerings"]
 
 MOST_PLANS = 64
 """Plans that a program keeps; the oldest goes when one more is made."""
