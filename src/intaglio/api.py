@@ -36,6 +36,10 @@ from intaglio.eager import (
     synchronize_observers,
     update_bn_stats,
 )
+from intaglio.engine import (
+    Program,
+    compile,
+)
 from intaglio.errors import (
     ConfigError,
     ConversionError,
@@ -71,10 +75,6 @@ from intaglio.fake_quantize import (
     enable_observer,
     fused_per_channel_wt_fake_quant_range_neg_127_to_127,
     fused_wt_fake_quant_range_neg_127_to_127,
-)
-from intaglio.engine import (
-    Program,
-    compile,
 )
 from intaglio.fusion import (
     FusionWarning,

@@ -28,11 +28,11 @@ def compile(model: nn.Module, example_inputs: Any = None) -> Program:
     Parameters
     ----------
     model : nn.Module
-        What `convert`, `convert_fx`, `quantize_dynamic` or `load` gave. It is not changed, and its weights are
-        shared, not copied.
+        What `convert`, `convert_fx`, `quantize_dynamic` or `load` gave. It is not changed, and its weights
+        are shared, not copied.
     example_inputs : tuple, dict or Tensor, optional
-        Inputs to plan for now; without them the first call plans. A forward whose Python decides by what it is
-        given (control flow) is traced along them.
+        Inputs to plan for now; without them the first call plans. A forward whose Python decides by what it
+        is given (control flow) is traced along them.
 
     Returns
     -------

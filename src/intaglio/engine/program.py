@@ -1,4 +1,7 @@
-"""`Program`: a converted model that one call of C++ runs, of torch's tensors. May import torch_host and runtime."""
+"""`Program`: a converted model that one call of C++ runs, of torch's tensors.
+
+May import torch_host and runtime.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from intaglio.engine.torch_host import qparams_of, quant_of
 from intaglio.errors import InputError
 from intaglio.qtensor import QTensor
 from intaglio.runtime.array import ITEM_BYTES, Array
-from intaglio.runtime.plan import Plan, input_array
+from intaglio.runtime.plan import input_array
 from intaglio.runtime.program import BaseProgram
 
 __all__ = ["Program"]
@@ -36,12 +39,14 @@ class Program(BaseProgram):
             return None
         if not leaf.is_cpu or leaf.layout is not torch.strided:
             raise InputError(
-                f"{self.model.name}: an input is on {leaf.device} with layout {leaf.layout}, but a program runs "
+                f"{self.model.name}: an input is on {leaf.device} with layout {leaf.layout}, but a "
+                "program runs "
                 "on dense tensors of the CPU: pass x.cpu()"
             )
         if leaf.dtype not in _NAMES or leaf.dtype in (torch.float64, torch.float16, torch.bfloat16):
             raise InputError(
-                f"{self.model.name}: an input has dtype {leaf.dtype}, but a program takes float32 and integers: "
+                f"{self.model.name}: an input has dtype {leaf.dtype}, but a program takes float32 "
+                "and integers: "
                 "pass x.float()"
             )
         return input_array(leaf.shape, leaf.stride(), _NAMES[leaf.dtype])

@@ -40,7 +40,7 @@ class LiveLayer(Layer):
 
     def _tensor(self, name: str) -> Tensor | None:
         """A parameter or buffer, or a plain tensor that only unpacking gives."""
-        own = self.module._parameters.get(name)
+        own: Tensor | None = self.module._parameters.get(name)
         own = self.module._buffers.get(name) if own is None else own
         if own is not None or not isinstance(self.module, QuantizedModule):
             return own
@@ -89,7 +89,8 @@ def read_model(model: nn.Module, example: Call | None = None) -> tuple[Model, di
         name, why = type(model).__name__, str(error)
     if example is None:
         raise ConversionError(
-            f"{name} cannot be compiled as it is: {why}. Pass example_inputs, along which its forward is traced"
+            f"{name} cannot be compiled as it is: {why}. Pass example_inputs, along which its "
+            "forward is traced"
         )
     memo: dict[int, Any] = {}
     share_tensors(model, memo, attributes=True)
@@ -190,7 +191,7 @@ def read_graph(gm: fx.GraphModule) -> Graph:
             nodes.append(Node("attribute", str(args[1]), args[:1]))
         elif node.op == "call_function":
             assert callable(node.target)
-            name = name_of_function(node.target) or getattr(node.target, "__qualname__", target)
+            name = name_of_function(node.target) or str(getattr(node.target, "__qualname__", target))
             nodes.append(Node("function", name, args, kwargs, node.target))
         else:
             nodes.append(Node(_KINDS[node.op], target, args, kwargs))

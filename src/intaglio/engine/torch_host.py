@@ -1,4 +1,7 @@
-"""`TorchHost`: torch as what computes the steps that no kernel does. May import nn, serialization and runtime."""
+"""`TorchHost`: torch as what computes the steps that no kernel does.
+
+May import nn, serialization and runtime.
+"""
 
 from __future__ import annotations
 

@@ -59,7 +59,8 @@ ITEM_BYTES = {
 
 @dataclass(frozen=True)
 class Entry:
-    """A tensor of a file: its type by the format's name, and its first byte's offset from the header's end."""
+    """A tensor of a file: its type by the format's name, and its first byte's offset from the header's
+    end."""
 
     name: str
     type: str

@@ -1,4 +1,5 @@
-"""What of Python itself a recorded graph may call: arithmetic on numbers, and nothing that reaches further."""
+"""What of Python itself a recorded graph may call: arithmetic on numbers, and nothing that reaches
+further."""
 
 # ruff: noqa: SIM905 - long lists of names read better as words
 

@@ -1,7 +1,7 @@
 """Models as flat lists of kernel calls, planned and run without torch.
 
-`load(path)` runs what `intaglio.save` wrote, on numpy arrays: numpy is all that it needs, and it is imported at
-the first call, so that importing this package takes a few milliseconds.
+`load(path)` runs what `intaglio.save` wrote, on numpy arrays: numpy is all that it needs, and it is imported
+at the first call, so that importing this package takes a few milliseconds.
 """
 
 from __future__ import annotations

@@ -38,7 +38,13 @@ def look_up(planner: Planner, x: Array, table: Array, quant: Quant) -> Array:
     x = planner.dense(x)
     y = planner.new(x.shape, "uint8", quant, x.strides)
     planner.call(
-        *("look_up_bytes", "y"), x=x, count=x.size, table=table, y=y, permutes_bytes=_core.cpu_permutes_bytes()
+        "look_up_bytes",
+        "y",
+        x=x,
+        count=x.size,
+        table=table,
+        y=y,
+        permutes_bytes=_core.cpu_permutes_bytes(),
     )
     return y
 
@@ -131,26 +137,24 @@ def _hardtanh_layer(planner: Planner, layer: Layer, x: Array) -> Array:
 
 
 @lower_layer("functional")
-def _functional(planner: Planner, layer: Layer, operation: str, *inputs: Any, **named: Any) -> Array:
+def _functional(planner: Planner, layer: Layer, operation: str, x: Any, y: Any = None, dim: Any = 0) -> Array:
     if operation in ("add", "mul"):
-        return _combine(planner, _ADD if operation == "add" else _MUL, *inputs, output_of(layer), **named)
+        return _combine(planner, _ADD if operation == "add" else _MUL, x, y, output_of(layer))
     if operation == "add_relu":
         output = output_of(layer)
-        return _combine(planner, _ADD, *inputs, output, max(output.lower, output.zero_point))
+        return _combine(planner, _ADD, x, y, output, max(output.lower, output.zero_point))
     if operation == "cat":
-        return _concatenate(planner, inputs[0], *(inputs[1:] or (named.get("dim", 0),)), output_of(layer))
+        return _concatenate(planner, x, dim if y is None else y, output_of(layer))
     if operation == "matmul":
-        return _matmul(planner, *inputs, output_of(layer))
+        return _matmul(planner, x, y, output_of(layer))
     if operation == "add_scalar":
-        return _add_scalar(planner, *inputs)
+        return _add_scalar(planner, x, y)
     if operation == "mul_scalar":
-        return _mul_scalar(planner, *inputs)
+        return _mul_scalar(planner, x, y)
     raise InputError(f"{layer.where()} has no operation {operation!r}")
 
 
-def _combine(
-    planner: Planner, op: int, a: Array, b: Array, output: Quant, lower: int | None = None
-) -> Array:
+def _combine(planner: Planner, op: int, a: Array, b: Array, output: Quant, lower: int | None = None) -> Array:
     """The sum or the product, broadcast."""
     x, y = quantized(planner, a, "operand 1"), quantized(planner, b, "operand 2")
     shape = broadcast_shapes(a.shape, b.shape)
@@ -161,11 +165,15 @@ def _combine(
         rows, like = a.size, a
     else:
         if a.shape != shape and b.shape != shape:
-            a = planner.copy(a.expand(shape), image_strides(shape) if a.is_image else contiguous_strides(shape))
+            a = planner.copy(
+                a.expand(shape), image_strides(shape) if a.is_image else contiguous_strides(shape)
+            )
         whole, part = (a, b) if a.shape == shape else (b, a)
         innermost = whole.ndim > 2 and whole.is_image and not whole.is_contiguous
         whole = planner.image(whole) if innermost else planner.contiguous(whole)
-        part = part.view([*[1] * (len(shape) - part.ndim), *part.shape], [*[0] * (len(shape) - part.ndim), *part.strides])
+        part = part.view(
+            [*[1] * (len(shape) - part.ndim), *part.shape], [*[0] * (len(shape) - part.ndim), *part.strides]
+        )
         groups, rows, cols, shared = _repeats(shape, part.shape, innermost)
         single = _B if a.shape == shape else _A
         if cols:
@@ -177,12 +185,25 @@ def _combine(
         like = whole
     result = planner.new(shape, "uint8", output, like.strides)
     planner.call(
-        *("combine_pairs", "y"),
-        **{"op": op, "a": a, "b": b, "groups": groups, "rows": rows, "cols": cols},
-        **{"single": single, "shared": shared, "scale_a": x.scale, "zero_point_a": x.zero_point},
-        **{"scale_b": y.scale, "zero_point_b": y.zero_point, "scale": output.scale},
-        **{"zero_point": output.zero_point, "lower": output.lower if lower is None else lower},
-        **{"upper": output.upper, "y": result},
+        "combine_pairs",
+        "y",
+        op=op,
+        a=a,
+        b=b,
+        groups=groups,
+        rows=rows,
+        cols=cols,
+        single=single,
+        shared=shared,
+        scale_a=x.scale,
+        zero_point_a=x.zero_point,
+        scale_b=y.scale,
+        zero_point_b=y.zero_point,
+        scale=output.scale,
+        zero_point=output.zero_point,
+        lower=output.lower if lower is None else lower,
+        upper=output.upper,
+        y=result,
     )
     return result
 
@@ -260,7 +281,8 @@ def _concatenate(planner: Planner, parts: Sequence[Array], dim: int, output: Qua
         for q in quants
     ]
     planner.call(
-        *("concatenate_rows", "y"),
+        "concatenate_rows",
+        "y",
         parts=parts,
         tables=tables,
         cols=[part.shape[axis] * inner for part in parts],
@@ -276,10 +298,14 @@ def _cat(planner: Planner, tensors: Sequence[Array], dim: int = 0, *, axis: int 
         quantized_or_left(x)
     quants = {x.quant for x in tensors}
     if len(quants) != 1:
-        raise InputError(f"'{planner.label}': cat needs equal scales and zero points: use FloatFunctional.cat")
+        raise InputError(
+            f"'{planner.label}': cat needs equal scales and zero points: use FloatFunctional.cat"
+        )
     (quant,) = quants
     assert quant is not None
-    whole = _concatenate(planner, tensors, dim if axis is None else axis, Quant(quant.scale, quant.zero_point))
+    whole = _concatenate(
+        planner, tensors, dim if axis is None else axis, Quant(quant.scale, quant.zero_point)
+    )
     return whole.as_quant(quant)
 
 
@@ -297,15 +323,29 @@ def _matmul(planner: Planner, a: Array, b: Array, output: Quant) -> Array:
     result = planner.new((*batch, m, n), "uint8", output)
     k_stride, n_stride = b.strides[-2:]
     planner.call(
-        *("matmul_static", "c"),
+        "matmul_static",
+        "c",
         work=prod(batch) * m * n * k,
-        **{"a": a, "b": b, "batch": list(batch)},
+        a=a,
+        b=b,
+        batch=list(batch),
         a_batch_strides=list(a.expand((*batch, m, k)).strides[:-2]),
         b_batch_strides=list(b.expand((*batch, k, n)).strides[:-2]),
-        **{"m": m, "k": k, "n": n, "a_stride": a.strides[-2], "k_stride": k_stride, "n_stride": n_stride},
-        **{"scale_a": x.scale, "zero_point_a": x.zero_point, "scale_b": y.scale},
-        **{"zero_point_b": y.zero_point, "scale": output.scale, "zero_point": output.zero_point},
-        **{"lower": output.lower, "upper": output.upper, "c": result},
+        m=m,
+        k=k,
+        n=n,
+        a_stride=a.strides[-2],
+        k_stride=k_stride,
+        n_stride=n_stride,
+        scale_a=x.scale,
+        zero_point_a=x.zero_point,
+        scale_b=y.scale,
+        zero_point_b=y.zero_point,
+        scale=output.scale,
+        zero_point=output.zero_point,
+        lower=output.lower,
+        upper=output.upper,
+        c=result,
     )
     return result
 
@@ -347,7 +387,8 @@ def _layer_norm(planner: Planner, layer: Layer, x: Array) -> Array:
         raise InputError(f"{layer.where()}: input has shape {x.shape}, but it must end in {normalized}")
     y = planner.new(x.shape, "uint8", output)
     planner.call(
-        *("normalize_rows", "y"),
+        "normalize_rows",
+        "y",
         x=planner.contiguous(x),
         rows=x.size // cols,
         cols=cols,
@@ -365,10 +406,13 @@ def _group_norm(planner: Planner, layer: Layer, x: Array) -> Array:
     if dims is not None and x.ndim == dims + 1:
         return _group_norm(planner, layer, x.unsqueeze(0)).squeeze([0])
     if x.ndim < 2 or x.shape[1] != channels:
-        raise InputError(f"{layer.where()}: input has shape {x.shape}, but (batch, {channels}, ...) is needed")
+        raise InputError(
+            f"{layer.where()}: input has shape {x.shape}, but (batch, {channels}, ...) is needed"
+        )
     y = planner.new_image(x.shape, output)
     planner.call(
-        *("normalize_groups", "y"),
+        "normalize_groups",
+        "y",
         x=planner.image(x),
         batch=x.shape[0],
         pixels=prod(x.shape[2:]),
@@ -379,4 +423,3 @@ def _group_norm(planner: Planner, layer: Layer, x: Array) -> Array:
         y=y,
     )
     return y
-

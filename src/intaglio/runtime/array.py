@@ -12,7 +12,15 @@ from typing import Any, Literal
 
 from intaglio.errors import InputError
 
-__all__ = ["ITEM_BYTES", "Array", "Buffer", "Quant", "broadcast_shapes", "contiguous_strides", "image_strides"]
+__all__ = [
+    "ITEM_BYTES",
+    "Array",
+    "Buffer",
+    "Quant",
+    "broadcast_shapes",
+    "contiguous_strides",
+    "image_strides",
+]
 
 ITEM_BYTES = {
     "float32": 4,
@@ -160,7 +168,9 @@ class Array:
 
             flat = data.reshape(-1)[offset:] if data.flags.c_contiguous else None
             data = None if flat is None else as_strided(flat, shape, [s * data.itemsize for s in strides])
-        return replace(self, shape=tuple(shape), strides=tuple(strides), offset=self.offset + offset, data=data)
+        return replace(
+            self, shape=tuple(shape), strides=tuple(strides), offset=self.offset + offset, data=data
+        )
 
     def axis(self, axis: int, extra: int = 0) -> int:
         """`axis` counted from the front; `InputError` if there is none such."""

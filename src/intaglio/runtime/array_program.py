@@ -1,4 +1,7 @@
-"""`ArrayProgram`: a program of numpy arrays, for where torch is not installed. May import program and numpy_host."""
+"""`ArrayProgram`: a program of numpy arrays, for where torch is not installed.
+
+May import program and numpy_host.
+"""
 
 from __future__ import annotations
 
@@ -23,8 +26,8 @@ _TYPES = ("float32", "int32", "int64", "bool", "uint8")
 class ArrayProgram(BaseProgram):
     """A saved model that takes and gives numpy arrays: what `intaglio.runtime.load` gives.
 
-    Called as the model is. Other shapes than before are planned when they come first. Several threads may call
-    one program at once. A result that is quantized comes as the numbers that it stands for.
+    Called as the model is. Other shapes than before are planned when they come first. Several threads may
+    call one program at once. A result that is quantized comes as the numbers that it stands for.
     """
 
     def __init__(self, model: Model, threads: int | None = None) -> None:
@@ -40,7 +43,9 @@ class ArrayProgram(BaseProgram):
         except (KeyError, TypeError, ValueError, AttributeError, LookupError, ArithmeticError) as error:
             raise _explained(error) from error
         except (MemoryError, RecursionError) as error:
-            raise InputError(f"{self.model.name} cannot be planned for this: {type(error).__name__}") from error
+            raise InputError(
+                f"{self.model.name} cannot be planned for this: {type(error).__name__}"
+            ) from error
 
     def _array_of(self, leaf: Any) -> Array | None:
         if not isinstance(leaf, np.ndarray):
@@ -79,7 +84,11 @@ class ArrayProgram(BaseProgram):
 
 
 def _numbers(x: Any, quant: Quant | None) -> Any:
-    return x if quant is None else (x.astype(np.int32) - quant.zero_point).astype(np.float32) * np.float32(quant.scale)
+    return (
+        x
+        if quant is None
+        else (x.astype(np.int32) - quant.zero_point).astype(np.float32) * np.float32(quant.scale)
+    )
 
 
 def _explained(error: Exception) -> Exception:

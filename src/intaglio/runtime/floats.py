@@ -1,7 +1,7 @@
 """Plans of float operations between quantized ones: dynamic Linear, normalization, activations, attention.
 
-Each is a call of `run_rows` or `run_attention` by itself; what can be done in one go is fused later (rows.py).
-May import planner, packing, array and errors.
+Each is a call of `run_rows` or `run_attention` by itself; what can be done in one go is fused later
+(rows.py). May import planner, packing, array and errors.
 """
 
 from __future__ import annotations
@@ -65,15 +65,16 @@ def as_rows(planner: Planner, x: Array) -> Array:
 
 
 def check_float(x: Any) -> None:
+    """Leave to others what is no float32 tensor."""
     if not isinstance(x, Array) or x.quant is not None or x.dtype != "float32":
         raise NotLowered("its input is not float32")
 
 
-def run_rows(planner: Planner, x: Array, columns: int, work: int = 0, **what: Any) -> Array:
+def run_rows(planner: Planner, x: Array, columns: int, **what: Any) -> Array:
     """Emit a call of `run_rows` on the rows of `x`, giving rows of `columns`."""
     x = as_rows(planner, x)
     y = planner.new((*x.shape[:-1], columns))
-    planner.call("run_rows", "y", work=work, x=x, y=y, **what)
+    planner.call("run_rows", "y", x=x, y=y, **what)
     return y
 
 
@@ -93,7 +94,7 @@ def _dynamic_linear(planner: Planner, layer: Layer, x: Array) -> Array:
 
     packed = planner.packed(layer.packed("packed", pack))
     per_row = bool(layer.config["per_row"])
-    return run_rows(planner, x, n, prod(x.shape) * n, packed=packed, granularity=int(per_row))
+    return run_rows(planner, x, n, work=prod(x.shape) * n, packed=packed, granularity=int(per_row))
 
 
 # ---- Functions of one value ------------------------------------------------------------------------------
@@ -156,15 +157,15 @@ def _leaky_relu_layer(planner: Planner, layer: Layer, x: Array) -> Array:
 # ---- Normalization ---------------------------------------------------------------------------------------
 
 
-def _norm(
-    planner: Planner, x: Array, kind: str, shape: Any, weight: Any, bias: Any, epsilon: float
-) -> Array:
+def _norm(planner: Planner, x: Array, kind: str, shape: Any, weight: Any, bias: Any, epsilon: float) -> Array:
     check_float(x)
     normalized = (shape,) if isinstance(shape, int) else tuple(shape)
     if x.shape[x.ndim - len(normalized) :] != normalized:
         raise InputError(f"'{planner.label}': input has shape {x.shape}, but it must end in {normalized}")
     for part in (weight, bias):
-        if part is not None and not (isinstance(part, Array) and part.dtype == "float32" and part.is_contiguous):
+        if part is not None and not (
+            isinstance(part, Array) and part.dtype == "float32" and part.is_contiguous
+        ):
             raise NotLowered("its weight is not float32")
     columns = prod(normalized)
     flat = planner.reshape(x, (*x.shape[: x.ndim - len(normalized)], columns))
@@ -185,7 +186,12 @@ def _layer_norm_layer(planner: Planner, layer: Layer, x: Array) -> Array:
 
 @lower_function("torch.nn.functional.layer_norm", "torch.layer_norm")
 def _layer_norm(
-    planner: Planner, input: Array, normalized_shape: Any, weight: Any = None, bias: Any = None, eps: float = 1e-5
+    planner: Planner,
+    input: Array,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
 ) -> Array:
     return _norm(planner, input, "layer", normalized_shape, weight, bias, eps)
 
@@ -263,9 +269,18 @@ def attend(
     step = heads * width
     y = planner.new((batch, heads, queries, width), strides=(queries * step, width, step, 1))
     planner.call(
-        *("run_attention", "y"),
-        **{"batch": batch, "heads": heads, "kv_heads": kv_heads, "queries": queries, "keys": keys},
-        **{"depth": depth, "width": width, "q": _strided(q), "k": _strided(k), "v": _strided(v)},
+        "run_attention",
+        "y",
+        batch=batch,
+        heads=heads,
+        kv_heads=kv_heads,
+        queries=queries,
+        keys=keys,
+        depth=depth,
+        width=width,
+        q=_strided(q),
+        k=_strided(k),
+        v=_strided(v),
         y=_strided(y),
         scale=1 / math.sqrt(depth) if scale is None else scale,
         mask=_strided(added),

@@ -137,9 +137,7 @@ def pool_axes(
     return [*ones, *size, *ones, *out, *ones, *kernel, *ones, *stride, *zeros, *padding, *ones, *dilation]
 
 
-def adaptive_axes(
-    size: Sequence[int], output_size: Sequence[int | None]
-) -> tuple[list[int], list[int]]:
+def adaptive_axes(size: Sequence[int], output_size: Sequence[int | None]) -> tuple[list[int], list[int]]:
     """Output sizes of windows that divide the image, None keeping an axis, and `pool_axes` of them."""
     out = [n if m is None else m for n, m in zip(size, output_size, strict=False)]
     if len(size) != len(output_size) or min(out, default=0) < 0 or (0 in size and 0 not in out):

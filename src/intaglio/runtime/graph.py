@@ -1,8 +1,8 @@
 """The graphs that plans are made of: steps over numbered values, and the layers that they call.
 
 A graph comes from a recipe's JSON or straight from a model; the steps are those of files.recorded_graph, with
-their arguments decoded. What a value of torch's own is (a dtype, a device) stands here by its name. May import
-files and errors.
+their arguments decoded. What a value of torch's own is (a dtype, a device) stands here by its name. May
+import files and errors.
 """
 
 from __future__ import annotations
@@ -18,7 +18,19 @@ import numpy as np
 from intaglio.errors import FileFormatError
 from intaglio.files.recorded_graph import RegionGraph, Step
 
-__all__ = ["Graph", "Layer", "Made", "Named", "Node", "Value", "decode_arguments", "decode_region", "decode_steps", "make_objects", "map_values"]
+__all__ = [
+    "Graph",
+    "Layer",
+    "Made",
+    "Named",
+    "Node",
+    "Value",
+    "decode_arguments",
+    "decode_region",
+    "decode_steps",
+    "make_objects",
+    "map_values",
+]
 
 
 @dataclass(frozen=True)
@@ -79,13 +91,11 @@ _Array = np.ndarray[Any, Any]
 class Layer:
     """A layer that a graph calls: its kind and configuration, and its plain tensors as numpy arrays.
 
-    `kind` is that of a quantized module, or the class's name of a layer of torch (`torch.nn.GELU`). `graph` is
-    what a layer computes that is a graph itself, over layers below its path.
+    `kind` is that of a quantized module, or the class's name of a layer of torch (`torch.nn.GELU`). `graph`
+    is what a layer computes that is a graph itself, over layers below its path.
     """
 
-    def __init__(
-        self, path: str, kind: str, config: Mapping[str, Any], arrays: Mapping[str, _Array]
-    ) -> None:
+    def __init__(self, path: str, kind: str, config: Mapping[str, Any], arrays: Mapping[str, _Array]) -> None:
         self.path, self.kind, self.config = path, kind, config
         self._arrays = arrays
         self._made: dict[str, Any] = {}

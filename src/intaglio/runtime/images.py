@@ -40,7 +40,8 @@ def output_of(layer: Layer) -> Quant:
         lower, upper = layer.config["limits"]
         if not 0 <= lower <= upper <= 255 or not 0 <= zero_point <= 255 or not 0.0 < scale < math.inf:
             raise FileFormatError(
-                f"{layer.where()}: no output has scale {scale}, zero point {zero_point}, limits {lower}, {upper}"
+                f"{layer.where()}: no output has scale {scale}, zero point {zero_point}, limits "
+                f"{lower}, {upper}"
             )
         return Quant(scale, zero_point, lower, upper)
 
@@ -79,7 +80,8 @@ def _quantize(planner: Planner, layer: Layer, x: Array) -> Array:
         x, planes = planner.dense(x), False
         q = planner.new(x.shape, "uint8", output, x.strides)
     planner.call(
-        *("quantize_image", "q"),
+        "quantize_image",
+        "q",
         x=x,
         q=q,
         **_sizes(x),
@@ -109,7 +111,8 @@ def dequantize(planner: Planner, x: Array) -> Array:
     planes = not x.is_contiguous and x.ndim > 2
     x = planner.image(x) if not x.is_contiguous else x
     planner.call(
-        *("dequantize_image", "x"),
+        "dequantize_image",
+        "x",
         q=x,
         x=y,
         **_sizes(x),
@@ -172,11 +175,11 @@ def _conv(planner: Planner, layer: Layer, x: Array, residual: Array | None = Non
     spare = {"reflect": 1, "circular": 0}.get(mode)
     size = conv_size(x.shape[2:], kernel, config["stride"], config["dilation"], padding)
     if size is None or (
-        spare is not None
-        and any(max(pair) > n - spare for pair, n in zip(padding, x.shape[2:], strict=True))
+        spare is not None and any(max(pair) > n - spare for pair, n in zip(padding, x.shape[2:], strict=True))
     ):
         raise InputError(
-            f"{layer.where()}: an input of size {x.shape[2:]} is too small for a kernel of {tuple(kernel)} and "
+            f"{layer.where()}: an input of size {x.shape[2:]} is too small for a kernel of "
+            f"{tuple(kernel)} and "
             f"{mode} padding by {padding}"
         )
     spec = conv_integers(
@@ -231,7 +234,8 @@ def _convolve(
     out_depth, out_height, out_width = (*lead, *size)
     pixels = prod(x.shape[2:]) if spec[-2] else prod(size)
     planner.call(
-        *("conv_static", "y"),
+        "conv_static",
+        "y",
         work=x.shape[0] * pixels * outputs * (inputs // groups) * prod(spec[3:6]),
         x=planner.image(x),
         batch=x.shape[0],
@@ -281,7 +285,8 @@ def _linear(planner: Planner, layer: Layer, x: Array, residual: Array | None = N
     packed = layer.packed("packed", lambda: pack_linear_static(layer.array("weight", (n, k), "int8")))
     rows = prod(x.shape[:-1])
     planner.call(
-        *("linear_static", "y"),
+        "linear_static",
+        "y",
         work=rows * k * n,
         x=planner.contiguous(x),
         rows=rows,
@@ -308,7 +313,8 @@ def _pool(
     y = planner.new_image((*x.shape[:2], *out), quant)
     count_padding, divisor = average or (False, 0)
     planner.call(
-        *("pool", "y"),
+        "pool",
+        "y",
         x=planner.image(x),
         batch=x.shape[0],
         channels=x.shape[1],

@@ -1,9 +1,11 @@
-"""`load`: from a file that `intaglio.save` wrote to a program, without torch. May import files and runtime."""
+"""`load`: from a file that `intaglio.save` wrote to a program, without torch.
+
+May import files and runtime.
+"""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -37,7 +39,8 @@ _TYPES = {
     "U8": "uint8",
     "BOOL": "bool",
 }
-"""numpy's names of the file's types; others (bfloat16) are read where nothing needs them, and refused then."""
+"""numpy's names of the file's types; others (bfloat16) are read where nothing needs them, and refused
+then."""
 
 
 def load(path: str | os.PathLike[str], *, threads: int | None = None) -> ArrayProgram:
@@ -90,7 +93,8 @@ class _Tensors:
 
     def _read(self, entry: Entry) -> np.ndarray[Any, Any]:
         data = np.empty(entry.bytes, np.uint8)
-        read_tensor(self._file, self._header, self._checksums, entry, memoryview(data))
+        view = memoryview(data)  # type: ignore[arg-type]
+        read_tensor(self._file, self._header, self._checksums, entry, view)
         if entry.type not in _TYPES:
             return data  # of a type that numpy lacks: whoever needs it finds another type
         assert np.dtype(_TYPES[entry.type]).itemsize == ITEM_BYTES[entry.type]

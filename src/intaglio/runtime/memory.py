@@ -1,8 +1,8 @@
 """Where the arrays of a plan lie in its arena, so that those which are not needed at once share memory.
 
-Buffers are placed one by one, the largest first, each at the lowest offset at which nothing lies that lives at
-the same time (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020). May import
-array and planner.
+Buffers are placed one by one, the largest first, each at the lowest offset at which nothing lies that lives
+at the same time (Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net Inference", 2020). May
+import array and planner.
 """
 
 from __future__ import annotations

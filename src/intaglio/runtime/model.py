@@ -1,4 +1,7 @@
-"""What a program is made of: a model's layers, its graphs, and how it is called. May import graph, files, errors."""
+"""What a program is made of: a model's layers, its graphs, and how it is called.
+
+May import graph, files, errors.
+"""
 
 from __future__ import annotations
 
@@ -72,11 +75,11 @@ class Model:
         if graph is None:
             reason = self.refused.get(given)
             raise InputError(
-                f"{self.name} was not recorded with {', '.join(sorted(given)) or 'no optional argument'} given"
+                f"{self.name} was not recorded with "
+                f"{', '.join(sorted(given)) or 'no optional argument'} given"
                 + (f" ({reason})" if reason else "")
             )
         return graph, [values[name] for name in graph.inputs]
-
 
     def _named(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """The arguments by name; what is beyond the names goes to those with stars."""
@@ -91,7 +94,9 @@ class Model:
         return values | beyond | ({} if named is None else {named: unknown})
 
 
-def model_of_recorded(name: str, layers: Layers, graphs: Mapping[str, Graph], recorded: RecordedGraph) -> Model:
+def model_of_recorded(
+    name: str, layers: Layers, graphs: Mapping[str, Graph], recorded: RecordedGraph
+) -> Model:
     """The model whose forward was recorded."""
     parameters = tuple(
         Parameter(a.name, a.kind == "input", a.default, a.kind == "fixed") for a in recorded.arguments

@@ -121,9 +121,10 @@ def _masked_fill(x: _Values, mask: _Values, value: Any) -> _Values:
 
 
 def _where(condition: _Values, x: Any, y: Any) -> _Values:
-    found = np.where(condition, x, y)
+    found: _Values = np.where(condition, x, y)
     given = [part.dtype for part in (x, y) if isinstance(part, np.ndarray)]
-    return found.astype(np.result_type(*given) if given else np.float32)
+    cast: _Values = found.astype(np.result_type(*given) if given else np.float32)
+    return cast
 
 
 def _reduced(function: Callable[..., Any]) -> Callable[..., _Values]:
@@ -149,13 +150,20 @@ def _pair(function: Callable[..., Any]) -> Callable[..., _Values]:
         found = np.asarray(function(a, b))
         if found.dtype == np.float64 and all(x.dtype != np.float64 for x in arrays):
             return found.astype(np.float32)
-        return found.astype(arrays[0].dtype) if numbers and found.dtype.kind == arrays[0].dtype.kind else found
+        return (
+            found.astype(arrays[0].dtype) if numbers and found.dtype.kind == arrays[0].dtype.kind else found
+        )
 
     return combine
 
 
+def _compared(function: Callable[..., Any]) -> Callable[..., _Values]:
+    return lambda a, b: np.asarray(function(a, b))
+
+
 def _clamp(x: _Values, min: Any = None, max: Any = None) -> _Values:
-    return np.clip(x, min, max).astype(x.dtype)
+    found: _Values = np.clip(x, min, max).astype(x.dtype)
+    return found
 
 
 def _triangle(function: Callable[..., Any]) -> Callable[..., _Values]:
@@ -173,6 +181,15 @@ def _repeat(x: _Values, *sizes: Any) -> _Values:
 def _float32_of(function: Callable[..., Any]) -> Callable[..., _Values]:
     return lambda x, **named: np.asarray(function(x)).astype(np.float32)
 
+
+_COMPARISONS: dict[str, Callable[..., Any]] = {
+    "eq": np.equal,
+    "ne": np.not_equal,
+    "lt": np.less,
+    "le": np.less_equal,
+    "gt": np.greater,
+    "ge": np.greater_equal,
+}
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "arange": _arange,
@@ -239,13 +256,7 @@ _FUNCTIONS: dict[str, Callable[..., Any]] = {
             "minimum": np.minimum,
         }.items()
     },
-    **{
-        name: lambda a, b, function=function: np.asarray(function(a, b))
-        for name, function in {
-            **{"eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal},
-            **{"gt": np.greater, "ge": np.greater_equal},
-        }.items()
-    },
+    **{name: _compared(function) for name, function in _COMPARISONS.items()},
 }
 
 
@@ -259,21 +270,25 @@ def _erf(x: _Values) -> _Values:
 def _gelu(x: _Values, approximate: str = "none") -> _Values:
     wide = x.astype(np.float64)
     if approximate == "tanh":
-        return 0.5 * wide * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3)))
-    return 0.5 * wide * (1 + _erf(wide / math.sqrt(2)))
+        return np.asarray(0.5 * wide * (1 + np.tanh(math.sqrt(2 / math.pi) * (wide + 0.044715 * wide**3))))
+    return np.asarray(0.5 * wide * (1 + _erf(wide / math.sqrt(2))))
 
 
 def _sigmoid(x: _Values) -> _Values:
-    return 1 / (1 + np.exp(-x.astype(np.float64)))
+    return np.asarray(1 / (1 + np.exp(-x.astype(np.float64))))
 
 
 def _softplus(x: _Values, beta: float = 1.0, threshold: float = 20.0) -> _Values:
     wide = x.astype(np.float64) * beta
-    return np.where(wide > threshold, wide, np.log1p(np.exp(wide))) / beta
+    return np.asarray(np.where(wide > threshold, wide, np.log1p(np.exp(wide))) / beta)
 
 
 def _elu(x: _Values, alpha: float = 1.0) -> _Values:
     return np.where(x > 0, x, alpha * np.expm1(x.astype(np.float64)))
+
+
+def _threshold(x: _Values, threshold: float, value: float) -> _Values:
+    return np.asarray(np.where(x > threshold, x, np.float32(value)))
 
 
 _SELU_SCALE, _SELU_ALPHA = 1.0507009873554805, 1.6732632423543772
@@ -297,5 +312,5 @@ _ACTIVATIONS: dict[str, Callable[..., _Values]] = {
     "Softsign": lambda x: x / (1 + np.abs(x)),
     "Tanh": lambda x: np.tanh(x.astype(np.float64)),
     "Tanhshrink": lambda x: x - np.tanh(x.astype(np.float64)),
-    "Threshold": lambda x, threshold, value: np.where(x > threshold, x, value),
+    "Threshold": _threshold,
 }

@@ -141,7 +141,8 @@ class Plan:
         return seconds
 
     def _run_segments(self, addresses: list[int], threads: int, run: Callable[..., Any]) -> None:
-        bases, values = list(addresses), {}
+        bases = list(addresses)
+        values: dict[int, Any] = {}
         arena = self.core.take_arena()
         try:
             for segment in self._segments:
@@ -171,7 +172,9 @@ class Plan:
 
         map_values(found, receive)
         if len(results) != len(call.results):
-            raise InputError(f"{call.label} gave {len(results)} tensors, {len(call.results)} when it was planned")
+            raise InputError(
+                f"{call.label} gave {len(results)} tensors, {len(call.results)} when it was planned"
+            )
         for array, (value, data) in zip(call.results, results, strict=True):
             strides = tuple(s // data.itemsize for s in data.strides)
             if data.shape != array.shape or not array.lies(strides) or data.dtype.name != array.dtype:
@@ -187,17 +190,16 @@ class Plan:
         if array.data is not None:
             return array.data  # type: ignore[no-any-return]
         buffer = array.buffer
-        if buffer.home == "arena":
-            address = arena + self.arena.offset_of(buffer)
-        else:
-            address = bases[buffer.number]
-        return memory_at(address, array)
+        begin = arena + self.arena.offset_of(buffer) if buffer.home == "arena" else bases[buffer.number]
+        return memory_at(begin, array)
 
     def result(self, outputs: Sequence[Any]) -> Any:
         """What the model gives, of the tensors that were filled."""
         if type(self._template) is _Output:
             return outputs[self._template.number]
-        given = map_values(self._template, lambda leaf: outputs[leaf.number] if type(leaf) is _Output else leaf)
+        given = map_values(
+            self._template, lambda leaf: outputs[leaf.number] if type(leaf) is _Output else leaf
+        )
         return make_objects(given)
 
 
@@ -205,7 +207,9 @@ def memory_at(address: int, array: Array) -> np.ndarray[Any, Any]:
     """`array` as numpy sees it where its buffer begins at `address`; the caller keeps that alive."""
     dtype = np.dtype(array.dtype)
     reach = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) + 1 if array.size else 0
-    raw = (ctypes.c_uint8 * (reach * dtype.itemsize)).from_address(address + array.offset * dtype.itemsize)
+    raw: Any = (ctypes.c_uint8 * (reach * dtype.itemsize)).from_address(
+        address + array.offset * dtype.itemsize
+    )
     strides = [s * dtype.itemsize for s in array.strides]
     return np.ndarray(array.shape, dtype, raw, 0, strides)
 

@@ -1,9 +1,9 @@
 """`Planner`: walks a graph for inputs of given shapes, and writes down the kernel calls that it comes to.
 
 Every step is run on `Array`s, which have shapes and no values: a lowering (registered below by the name of a
-layer or function) appends calls and gives the arrays that they will write. What depends on no input is computed
-now. What no lowering knows is left to the `Host`: torch where it is installed. May import array, graph, files
-and errors.
+layer or function) appends calls and gives the arrays that they will write. What depends on no input is
+computed now. What no lowering knows is left to the `Host`: torch where it is installed. May import array,
+graph, files and errors.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from intaglio.runtime.graph import Graph, Layer, Made, Node, Value, map_values
 __all__ = ["Call", "Host", "HostCall", "NotLowered", "Planner", "arrays_in", "lower_function", "lower_layer"]
 
 
-class NotLowered(Exception):
+class NotLowered(Exception):  # noqa: N818  # no error of the user's
     """A step that no kernel computes as it is called here; the message says why."""
 
 
@@ -196,11 +196,11 @@ class Planner:
         """A packed weight as a constant, in the very memory in which it lies."""
         return Array(Buffer("constant", values.nbytes, values.ctypes.data, values), (), (), "uint8")
 
-    def call(self, driver: str, *writes: str, work: int = 0, **arguments: Any) -> None:
-        """Append a call of `driver` that fills the arguments `writes`."""
-        if all(array.size == 0 for array in arrays_in([arguments[name] for name in writes])):
-            return
-        self.calls.append(Call(driver, self.label, arguments, writes, work))
+    def call(self, driver: str, writes: str, /, **arguments: Any) -> None:
+        """Append a call of `driver` that fills the arguments named in `writes`, of so much `work`."""
+        work, names = arguments.pop("work", 0), tuple(writes.split())
+        if any(array.size for array in arrays_in([arguments[name] for name in names])):
+            self.calls.append(Call(driver, self.label, arguments, names, work))
 
     def copy(self, x: Array, strides: Sequence[int]) -> Array:
         """`x` in memory of its own with these dense strides."""
@@ -212,7 +212,8 @@ class Planner:
         """Copy `x` to `y`, of its shape."""
         item = x.item_bytes
         self.call(
-            *("copy_strided", "y"),
+            "copy_strided",
+            "y",
             x=x,
             y=y,
             item_bytes=item,
@@ -322,7 +323,8 @@ class Planner:
         label = node.target if layer is None else layer.where()
         if function is None:
             raise InputError(
-                f"{label}: {why}, and there is nothing else here that could: run it where torch is installed, "
+                f"{label}: {why}, and there is nothing else here that could: run it where torch is "
+                "installed, "
                 "with intaglio.compile"
             )
         arrays = arrays_in([args, kwargs])
@@ -359,7 +361,8 @@ class Planner:
         if found is None:
             if leaf is not None and not isinstance(leaf, (bool, int, float, str)):
                 raise InputError(
-                    f"{self.label} gives a {type(leaf).__name__}, which has no place in a program: only tensors, "
+                    f"{self.label} gives a {type(leaf).__name__}, which has no place in a program: "
+                    "only tensors, "
                     "numbers, and tuples, lists and dicts of them have"
                 )
             return leaf

@@ -84,7 +84,10 @@ def profile_of(calls: Sequence[Call], runs: Sequence[Sequence[float]], threads: 
             call.driver,
             median(run[i] for run in runs),
             2 * call.work,
-            sum(array.bytes if array.shape else array.buffer.bytes for array in (*call.read(), *call.written())),
+            sum(
+                array.bytes if array.shape else array.buffer.bytes
+                for array in (*call.read(), *call.written())
+            ),
         )
         for i, call in enumerate(calls)
     )

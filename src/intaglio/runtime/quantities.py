@@ -13,7 +13,14 @@ import numpy as np
 
 from intaglio.runtime.array import Quant
 
-__all__ = ["clamp_integer", "encode", "every_value", "function_table", "requantization", "requantization_table"]
+__all__ = [
+    "clamp_integer",
+    "encode",
+    "every_value",
+    "function_table",
+    "requantization",
+    "requantization_table",
+]
 
 Floats = np.ndarray[Any, np.dtype[np.float32]]
 Bytes = np.ndarray[Any, np.dtype[np.uint8]]
@@ -24,7 +31,8 @@ _LARGEST = np.finfo(np.float32).max
 def requantization(
     scale_in: float, scale_w: Floats, bias: Floats | None, scale_out: float
 ) -> tuple[Floats, Floats]:
-    """The multiplier and the offset of each output channel: sums times one plus the other, in output steps."""
+    """The multiplier and the offset of each output channel: sums times one plus the other, in output
+    steps."""
     multiplier = scale_w.astype(np.float64) * scale_in / scale_out
     offset = np.zeros_like(multiplier) if bias is None else bias.astype(np.float64) / scale_out
     return tuple(np.clip(v, -_LARGEST, _LARGEST).astype(np.float32) for v in (multiplier, offset))  # type: ignore[return-value]
@@ -36,7 +44,8 @@ def encode(values: Floats, quant: Quant) -> Bytes:
     with np.errstate(invalid="ignore", over="ignore"):
         steps = np.rint(values.astype(np.float32) * inverse)
     steps = np.where(np.isnan(steps), -np.inf, steps)
-    return np.clip(steps + quant.zero_point, quant.lower, quant.upper).astype(np.uint8)
+    found: Bytes = np.clip(steps + quant.zero_point, quant.lower, quant.upper).astype(np.uint8)
+    return found
 
 
 def clamp_integer(value: float, quant: Quant) -> int:
@@ -61,4 +70,5 @@ def requantization_table(x: Quant, output: Quant) -> Bytes:
     steps = (np.arange(256, dtype=np.int32) - x.zero_point).astype(np.float32) * np.float32(
         x.scale / output.scale
     )
-    return np.clip(np.rint(steps) + output.zero_point, output.lower, output.upper).astype(np.uint8)
+    found: Bytes = np.clip(np.rint(steps) + output.zero_point, output.lower, output.upper).astype(np.uint8)
+    return found

@@ -5,6 +5,7 @@ May import planner, images, floats, packing and errors.
 
 from __future__ import annotations
 
+from functools import partial
 from math import prod
 from typing import Any
 
@@ -41,15 +42,19 @@ def _cells(planner: Planner, layer: Layer) -> list[Array]:
         shape = (*kind, width, config["hidden_size"], config["proj_size"])
         for end in ends:
             suffix = f"_l{number}{end}"
-            found.append(planner.packed(layer.packed(f"cell{suffix}", lambda: _pack(layer, shape, suffix))))
+            found.append(planner.packed(layer.packed(f"cell{suffix}", partial(_pack, layer, shape, suffix))))
     return found
 
 
 def _pack(layer: Layer, shape: tuple[int, ...], suffix: str) -> Any:
     names = [f"{name}{suffix}{end}" for name in _PARTS for end in ("", "_scale")]
-    arrays = [layer.array(n) if layer.has(n) else None for n in (*names, f"bias_ih{suffix}", f"bias_hh{suffix}")]
-    packed = aligned_bytes(_core.packed_cell_bytes(*shape))
-    _core.pack_cell(*shape, [0 if a is None else a.ctypes.data for a in arrays], packed.ctypes.data)
+    arrays = [
+        layer.array(n) if layer.has(n) else None for n in (*names, f"bias_ih{suffix}", f"bias_hh{suffix}")
+    ]
+    kind, weight, width, hidden, projection = shape
+    packed = aligned_bytes(_core.packed_cell_bytes(kind, weight, width, hidden, projection))
+    addresses = [0 if a is None else a.ctypes.data for a in arrays]
+    _core.pack_cell(kind, weight, width, hidden, projection, addresses, packed.ctypes.data)
     return packed
 
 
@@ -61,7 +66,8 @@ def _recurrent(planner: Planner, layer: Layer, input: Any, hx: Any = None) -> An
     config = layer.config
     if input.ndim not in (2, 3) or input.shape[-1] != config["input_size"] or input.shape[0] == 0:
         raise InputError(
-            f"{layer.where()}: input has shape {input.shape}, but (steps, batch, {config['input_size']}), its "
+            f"{layer.where()}: input has shape {input.shape}, but (steps, batch, "
+            f"{config['input_size']}), its "
             "batch_first form, or one without a batch is needed"
         )
     is_batched = input.ndim == 3
@@ -74,13 +80,16 @@ def _recurrent(planner: Planner, layer: Layer, input: Any, hx: Any = None) -> An
     count = config["num_layers"] * directions
     widths = (output, hidden) if is_lstm else (output,)
     given = [None] * len(widths) if hx is None else list(hx) if is_lstm else [hx]
-    states = [_state(planner, layer, s, (count, batch, w), is_batched) for s, w in zip(given, widths, strict=True)]
+    states = [
+        _state(planner, layer, s, (count, batch, w), is_batched) for s, w in zip(given, widths, strict=True)
+    ]
     y = planner.new((steps, batch, directions * output))
     cells = _cells(planner, layer)
     gates = {"LSTM": 4, "GRU": 3}.get(config["mode"], 1)
     wide = config["input_size"] + (config["num_layers"] - 1) * output * directions
     planner.call(
-        *("run_recurrent", "y", "h", "c"),
+        "run_recurrent",
+        "y h c",
         work=steps * batch * directions * gates * hidden * (wide + config["num_layers"] * output),
         x=planner.contiguous(x),
         rows=steps * batch,
@@ -109,8 +118,7 @@ def _state(planner: Planner, layer: Layer, state: Any, shape: tuple[int, ...], i
     whole: Array = state if is_batched else state.unsqueeze(1)
     if whole.shape != shape:
         raise InputError(f"{layer.where()}: a state has shape {state.shape}, but {shape} is needed")
-    copied = planner.copy(whole, planner.new(shape).strides)
-    return copied
+    return planner.copy(whole, planner.new(shape).strides)
 
 
 # ---- Embeddings ------------------------------------------------------------------------------------------
@@ -132,7 +140,8 @@ def _embedding(planner: Planner, layer: Layer, input: Array) -> Array:
     width = layer.config["embedding_dim"]
     y = planner.new((*input.shape, width))
     planner.call(
-        *("embedding_rows", "y"),
+        "embedding_rows",
+        "y",
         table=planner.packed(table.numpy()),
         table_rows=layer.config["num_embeddings"],
         width=width,
@@ -167,10 +176,18 @@ def _quantize_plain(planner: Planner, x: Array, output: Quant) -> Array:
     q = planner.new(x.shape, "uint8", output, x.strides)
     sizes = (x.shape[0], x.shape[1], prod(x.shape[2:])) if x.ndim >= 2 else (1, 1, x.size)
     planner.call(
-        *("quantize_image", "q"),
-        **{"x": x, "batch": sizes[0], "channels": sizes[1], "pixels": sizes[2], "planes": False},
-        **{"scale": output.scale, "zero_point": output.zero_point, "lower": output.lower},
-        **{"upper": output.upper, "q": q},
+        "quantize_image",
+        "q",
+        x=x,
+        batch=sizes[0],
+        channels=sizes[1],
+        pixels=sizes[2],
+        planes=False,
+        scale=output.scale,
+        zero_point=output.zero_point,
+        lower=output.lower,
+        upper=output.upper,
+        q=q,
     )
     return q
 
@@ -214,7 +231,9 @@ def _multihead_attention(
         """`(N, heads, T, D)` of `(N, T, E)`, or of `(T, N, E)`."""
         first, second, width = x.shape
         step = x.strides[2]
-        apart = x.view((first, second, heads, width // heads), (*x.strides[:2], step * (width // heads), step))
+        apart = x.view(
+            (first, second, heads, width // heads), (*x.strides[:2], step * (width // heads), step)
+        )
         return apart.permute((0, 2, 1, 3) if config["batch_first"] else (1, 2, 0, 3))
 
     mixed = attend(planner, split(q), split(k), split(v), None if is_causal else attn_mask, is_causal)

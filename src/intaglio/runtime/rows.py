@@ -1,4 +1,5 @@
-"""Fuses neighbouring calls of `run_rows`: a product, its function, the residual sum, the normalization, and the
+"""Fuses neighbouring calls of `run_rows`: a product, its function, the residual sum, the "
+"normalization, and the
 quantization for the products that follow become one call, between whose stages rows stay in cache.
 
 The bits are those of the single calls. May import floats and planner.
@@ -141,7 +142,8 @@ class _Fusing:
     # ---- Quantization ------------------------------------------------------------------------------------
 
     def share_quantized(self) -> None:
-        """Quantize rows once for all the products that read them, where they are made if that is a call of rows."""
+        """Quantize rows once for all the products that read them, where they are made if that is a call of
+        rows."""
         for place, call in enumerate(self.calls):
             if isinstance(call, Call) and _is_rows(call):
                 self._quantize_output(place, call)
@@ -182,8 +184,8 @@ class _Fusing:
         inserted: list[tuple[int, Call]] = []
         for places in found.values():
             x = places[0][1].arguments.get("x")
-            products = [] if x is None else list(self._products_of(x))
-            if len(products) < 2:
+            products = list(self._products_of(x)) if isinstance(x, Array) else []
+            if not isinstance(x, Array) or len(products) < 2:
                 continue
             quantized = _quantized_rows(x)
             first, example = products[0]

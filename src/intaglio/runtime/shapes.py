@@ -206,7 +206,9 @@ def _identity(planner: Planner, layer: Layer, x: Any, *rest: Any, **named: Any) 
     return x
 
 
-def _dropout(planner: Planner, x: Array, p: float = 0.5, training: bool = True, inplace: bool = False) -> Array:
+def _dropout(
+    planner: Planner, x: Array, p: float = 0.5, training: bool = True, inplace: bool = False
+) -> Array:
     if training:
         raise NotLowered("it drops values")
     return x
@@ -238,7 +240,9 @@ def _check_given(planner: Planner, value: Any, what: str) -> None:
 @lower_function("intaglio.check_keys")
 def _check_keys(planner: Planner, value: Any, traced: tuple[Any, ...], what: str) -> None:
     keys = tuple(value) if isinstance(value, dict) else len(value)
-    _check_equal(planner, keys, traced if isinstance(value, dict) else traced[0], f"{what}: its keys or length")
+    _check_equal(
+        planner, keys, traced if isinstance(value, dict) else traced[0], f"{what}: its keys or length"
+    )
 
 
 @lower_layer("torch.nn.Sequential", "intaglio.nn.FusedModule")
@@ -263,7 +267,9 @@ def _pad(
             inside = inside.slice(axis, slice(max(-before, 0), shape[axis] - max(-after, 0)))
         shape[axis] += before + after
         if shape[axis] < 0:
-            raise InputError(f"'{planner.label}': padding by {tuple(pad)} leaves nothing of shape {input.shape}")
+            raise InputError(
+                f"'{planner.label}': padding by {tuple(pad)} leaves nothing of shape {input.shape}"
+            )
     like = image_strides if input.is_image and input.ndim > 2 else contiguous_strides
     y = planner.new(shape, input.dtype, quant, like(shape))
     filling = 0 if quant is None else clamp_integer(float(value or 0.0), quant)

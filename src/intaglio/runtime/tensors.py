@@ -53,7 +53,9 @@ def _look_up(planner: Planner, indices: Array, table: Array) -> Array:
 # ---- Softmax and unit rows -------------------------------------------------------------------------------
 
 
-def _softmax(planner: Planner, input: Array, dim: int | None = None, dtype: Any = None, **named: Any) -> Array:
+def _softmax(
+    planner: Planner, input: Array, dim: int | None = None, dtype: Any = None, **named: Any
+) -> Array:
     check_float(input)
     if dim is None or input.ndim == 0 or (dtype is not None and str(dtype) != "torch.float32"):
         raise NotLowered("it names no axis, or asks for another type")
@@ -84,8 +86,15 @@ def _normalize(
     rows, cols, stride = rows_of(x) or (0, 0, 0)
     y = planner.new(x.shape)
     planner.call(
-        *("unit_rows", "y"),
-        **{"x": x, "x_stride": stride, "rows": rows, "cols": cols, "epsilon": eps, "y": y, "y_stride": cols},
+        "unit_rows",
+        "y",
+        x=x,
+        x_stride=stride,
+        rows=rows,
+        cols=cols,
+        epsilon=eps,
+        y=y,
+        y_stride=cols,
     )
     return y
 
@@ -110,9 +119,15 @@ def _mean(
     shape = [*x.shape[:axis], *([1] if keepdim else []), *x.shape[axis + 1 :]]
     y = planner.new(shape)
     planner.call(
-        *("mean_rows", "y"),
-        **{"x": x, "x_stride": cols, "rows": rows, "cols": cols, "y": y},
-        **{"batch": batch, "batch_stride": rows * cols},
+        "mean_rows",
+        "y",
+        x=x,
+        x_stride=cols,
+        rows=rows,
+        cols=cols,
+        y=y,
+        batch=batch,
+        batch_stride=rows * cols,
     )
     return y
 
@@ -149,7 +164,8 @@ def combine(planner: Planner, operation: str, a: Any, b: Any) -> Array:
     result = planner.new(shape)
     cols = shape[-1]
     planner.call(
-        *("combine_floats", "y"),
+        "combine_floats",
+        "y",
         op=_OPERATIONS[operation],
         a=(x, a_step, a_one),
         b=(y, b_step, b_one),
@@ -171,9 +187,14 @@ def _operand(planner: Planner, x: Any) -> Array:
 
 
 def _spread(planner: Planner, x: Array, shape: tuple[int, ...]) -> tuple[Array, int, bool]:
-    """`x` over rows of `shape`: where it lies, the stride between its rows, and whether a row is one value."""
+    """`x` over rows of `shape`: where it lies, the stride between its rows, and whether a row is one
+    value."""
     is_one = shape[-1] != 1 and (x.ndim == 0 or x.shape[-1] == 1)
-    whole = x.expand((*shape[:-1], 1) if is_one else shape) if x.ndim else x.view([1] * len(shape), [0] * len(shape))
+    whole = (
+        x.expand((*shape[:-1], 1) if is_one else shape)
+        if x.ndim
+        else x.view([1] * len(shape), [0] * len(shape))
+    )
     if x.ndim == 0:
         whole = whole.expand((*shape[:-1], 1 if is_one else shape[-1]))
     found = rows_of(whole)
@@ -183,4 +204,3 @@ def _spread(planner: Planner, x: Array, shape: tuple[int, ...]) -> tuple[Array, 
     assert found is not None
     rows, _, stride = found
     return whole, 0 if rows == 1 else stride, is_one
-

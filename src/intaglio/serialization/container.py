@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import mmap
-import os
 import zlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

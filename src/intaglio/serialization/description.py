@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from intaglio.serialization.container import TensorEntry
 from intaglio.files.recipe import (
     GRAPH_CLASS,
     METHOD_CLASS,
@@ -15,6 +14,7 @@ from intaglio.files.recipe import (
     RegionRecord,
     SharedRecord,
 )
+from intaglio.serialization.container import TensorEntry
 
 __all__ = ["FileDescription"]
 

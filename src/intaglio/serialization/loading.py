@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from intaglio import _core
 from intaglio.eager.dynamic_quantization import RECORD
 from intaglio.errors import ConversionError, FileFormatError
+from intaglio.files.recipe import QuantizedRecord, Recipe, TensorRecord, recipe_of_metadata
 from intaglio.graph_passes.record import GRAPH_RECORD, SCORES, GraphRecord
 from intaglio.nn.fast_path import leave_fast_paths
 from intaglio.nn.quantized import QuantizedModule
@@ -25,7 +26,6 @@ from intaglio.nn.twins import WeightPool
 from intaglio.serialization.container import TensorReader
 from intaglio.serialization.description import FileDescription
 from intaglio.serialization.matching import replace_modules
-from intaglio.files.recipe import QuantizedRecord, Recipe, TensorRecord, recipe_of_metadata
 from intaglio.serialization.recorded_model import RecordedModel
 from intaglio.serialization.skeleton import build_model, check_owners, check_tensors
 
@@ -101,7 +101,9 @@ def read_recipe(path: str | os.PathLike[str]) -> FileDescription:
     """
     with _open(path) as reader:
         return FileDescription(
-            recipe_of_metadata(reader.header.metadata), tuple(reader.header.tensors.values()), reader.header.file_bytes
+            recipe_of_metadata(reader.header.metadata),
+            tuple(reader.header.tensors.values()),
+            reader.header.file_bytes,
         )
 
 

@@ -16,12 +16,6 @@ from torch import fx, nn
 
 from intaglio.eager.hooks import give_hooks, hooks_of
 from intaglio.errors import ConversionError
-from intaglio.graph_passes.method_calls import MethodCall
-from intaglio.graph_passes.tracing import carry_attributes
-from intaglio.nn.copying import copy_model, share_tensors
-from intaglio.nn.quantized import QuantizedModule
-from intaglio.serialization.container import TensorSpec
-from intaglio.serialization.python_code import find_method, reachable_code
 from intaglio.files.recipe import (
     LayerRecord,
     MethodRecord,
@@ -31,6 +25,12 @@ from intaglio.files.recipe import (
     RegionRecord,
     SharedRecord,
 )
+from intaglio.graph_passes.method_calls import MethodCall
+from intaglio.graph_passes.tracing import carry_attributes
+from intaglio.nn.copying import copy_model, share_tensors
+from intaglio.nn.quantized import QuantizedModule
+from intaglio.serialization.container import TensorSpec
+from intaglio.serialization.python_code import find_method, reachable_code
 from intaglio.serialization.skeleton import build_graphs, build_known, check_owners, place_module
 from intaglio.serialization.walking import Place, walk_modules
 

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from intaglio.errors import FileFormatError, InputError
-from intaglio.serialization.allowed_functions import ATTRIBUTES, function_called, is_method_allowed
 from intaglio.files.recorded_graph import Placeholder, RecordedGraph, RegionGraph, Step, Variant
+from intaglio.serialization.allowed_functions import ATTRIBUTES, function_called, is_method_allowed
 from intaglio.serialization.values import decode
 
 __all__ = ["Part", "PythonCode", "RecordedModel", "build_region"]

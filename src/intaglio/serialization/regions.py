@@ -15,9 +15,9 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from intaglio.errors import FileFormatError
+from intaglio.files.recorded_graph import Placeholder, RegionGraph, Step
 from intaglio.graph_passes.patched_names import is_users
 from intaglio.serialization.allowed_functions import ATTRIBUTES, is_method_allowed, name_of_function
-from intaglio.files.recorded_graph import Placeholder, RegionGraph, Step
 from intaglio.serialization.recorded_model import PythonCode, build_region
 from intaglio.serialization.values import UnstorableError, encode
 

@@ -20,13 +20,6 @@ from torch import Tensor, fx, nn
 
 from intaglio.eager.dynamic_quantization import RECORD
 from intaglio.errors import ConversionError, FileFormatError
-from intaglio.graph_passes.method_calls import MethodCall
-from intaglio.graph_passes.record import SCORES, graph_record
-from intaglio.nn.quantized import QuantizedModule, quantized_class
-from intaglio.serialization.atomic_write import write_atomically
-from intaglio.serialization.container import TensorSpec, TensorWriter, storable
-from intaglio.serialization.description import FileDescription
-from intaglio.serialization.known_layers import describe_layer, qualified_name
 from intaglio.files.recipe import (
     FORMAT_VERSION,
     RECIPE,
@@ -45,6 +38,13 @@ from intaglio.files.recipe import (
     recipe_from_text,
     recipe_to_text,
 )
+from intaglio.graph_passes.method_calls import MethodCall
+from intaglio.graph_passes.record import SCORES, graph_record
+from intaglio.nn.quantized import QuantizedModule, quantized_class
+from intaglio.serialization.atomic_write import write_atomically
+from intaglio.serialization.container import TensorSpec, TensorWriter, storable
+from intaglio.serialization.description import FileDescription
+from intaglio.serialization.known_layers import describe_layer, qualified_name
 from intaglio.serialization.recorded_model import Part, RecordedModel
 from intaglio.serialization.regions import record_region
 from intaglio.serialization.skeleton import build_model, check_owners, check_tensors

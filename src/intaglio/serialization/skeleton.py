@@ -15,9 +15,6 @@ import torch
 from torch import fx, nn
 
 from intaglio.errors import FileFormatError
-from intaglio.nn.quantized import QuantizedModule, quantized_class
-from intaglio.serialization.container import TensorSpec
-from intaglio.serialization.known_layers import build_layer, holds_any_children, holds_any_tensors
 from intaglio.files.recipe import (
     LayerRecord,
     MethodRecord,
@@ -27,6 +24,9 @@ from intaglio.files.recipe import (
     RegionRecord,
     SharedRecord,
 )
+from intaglio.nn.quantized import QuantizedModule, quantized_class
+from intaglio.serialization.container import TensorSpec
+from intaglio.serialization.known_layers import build_layer, holds_any_children, holds_any_tensors
 from intaglio.serialization.recorded_model import Part, PythonCode, RecordedModel, build_region
 
 __all__ = [

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from intaglio.files.recorded_graph import Argument, RecordedGraph, Step, Variant
 from intaglio.nn.copying import copy_model, share_tensors
 from intaglio.serialization.allowed_functions import FACTORIES
-from intaglio.files.recorded_graph import Argument, RecordedGraph, Step, Variant
 from intaglio.serialization.regions import step_of
 from intaglio.serialization.traced_values import CarefulProxy, ConcreteCalls, TypeQuestions, is_in_place
 from intaglio.serialization.values import UnstorableError, encode
