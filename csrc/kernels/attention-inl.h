@@ -67,8 +67,7 @@ inline __attribute__((always_inline)) void multiply_panel(const float* a, int64_
     for (int j = 0; j < kHeadVectors; ++j) w[j] = load(b + j * kLanes);
 #pragma GCC unroll 16
     for (int i = 0; i < MR; ++i) {
-      F x = set(a[i * a_stride]);
-      if constexpr (kRegisters == 32) pin_float(x);  // or GCC 12 puts w on the stack, with registers to spare
+      const F x = set(a[i * a_stride]);
 #pragma GCC unroll 2
       for (int j = 0; j < kHeadVectors; ++j) acc[i][j] = fma(x, w[j], acc[i][j]);
     }
@@ -162,12 +161,24 @@ struct HeadTile {
   BlendValues blend;
 };
 
+// Tiles are full or have at most kLowRows: between, GCC 12 puts an operand on the stack, with registers to
+// spare.
+constexpr int kLowRows = kHeadRows > 8 ? 8 : kHeadRows;
+
 template <int MR = kHeadRows>
 HeadTile head_tile_of(int64_t rows) {
+  constexpr int kLower = MR > kLowRows ? kLowRows : MR - 1;
   if constexpr (MR == 1)
     return {score_rows<1>, blend_values<1>};
   else
-    return rows == MR ? HeadTile{score_rows<MR>, blend_values<MR>} : head_tile_of<MR - 1>(rows);
+    return rows == MR ? HeadTile{score_rows<MR>, blend_values<MR>} : head_tile_of<kLower>(rows);
+}
+
+// The height of the next tile: the rest in even parts, where such a tile exists.
+inline int64_t head_rows(int64_t rest) {
+  const int64_t tiles = (rest + kHeadRows - 1) / kHeadRows, even = (rest + tiles - 1) / tiles;
+  if (even <= kLowRows) return even;
+  return rest >= kHeadRows ? kHeadRows : kLowRows;
 }
 
 void attend_rows(const AttendRowsArgs& args) noexcept {
@@ -176,15 +187,13 @@ void attend_rows(const AttendRowsArgs& args) noexcept {
     const int64_t end = group + kQueryGroup < args.query_end ? group + kQueryGroup : args.query_end;
     const int64_t seen = group + kQueryGroup;  // by the group's last query, were it whole
     const int64_t limit = args.is_causal && seen < args.keys ? seen : args.keys;
-    int64_t query = group;
-    for (int64_t tiles = (end - group + kHeadRows - 1) / kHeadRows; tiles > 0; --tiles) {
-      const int64_t rows = (end - query + tiles - 1) / tiles;
+    for (int64_t query = group, rows; query < end; query += rows) {
+      rows = head_rows(end - query);
       const HeadTile tile = head_tile_of(rows);
       float inverse[kMostQueryRows];
       tile.score(args, args.q + query * args.q_stride, limit, stride);
       weigh_rows(args, query, rows, limit, stride, inverse);
       tile.blend(args, inverse, args.y + query * args.y_stride, limit, stride);
-      query += rows;
     }
   }
 }
