@@ -34,9 +34,9 @@ struct RowRuns {
 };
 
 // Weights come from L3 or beyond. Tiles of some rows fetch a part of the next panel's into L2 as they go;
-// with more rows no register is left for its address.
+// with more rows no register is left for its address, with fewer it costs more than it brings.
 template <int MR>
-constexpr bool kFetchesNext = kRegisters == 32 && MR > 1 && MR <= 8;
+constexpr bool kFetchesNext = kRegisters == 32 && MR > 2 && MR <= 8;
 constexpr int64_t kFetchedBytes = 8;  // of the next panel, for each k of a tile
 
 // sums[i][j] = first[j] + the products of row i and the panel. With kFetches, `next` is what to fetch.
@@ -107,6 +107,7 @@ __attribute__((noinline)) void static_tile(const RowRuns& rows, int64_t row, con
                                            const StaticOutput& output) {
   I acc[MR][NV];
   accumulate_runs<MR, NV, kFetchesNext<MR>>(rows, row, weight, panel.first, acc, next);
+  __asm__ volatile("" ::: "memory");  // what the epilogue loads takes no registers of the loop
   int64_t at[MR];
   output.find(row, at);
   requantize_tile<MR, NV, kForm>(acc, panel, output.c, at);
@@ -153,6 +154,16 @@ StaticTile choose_static_tile(EpilogueForm form, int64_t vectors, int64_t rows) 
   }
 }
 
+// Rows of a tile. After short sums the epilogue of one tile runs beside the sums of the next, if both are
+// small enough for the CPU to see them at once; with a residual that is worth more than fewer loads of
+// weights.
+inline int64_t tile_rows(EpilogueForm form, int64_t vectors, int64_t k) {
+  constexpr int64_t kShortSum = 128;
+  if (form == EpilogueForm::kAny) return 2;
+  const bool overlaps = kRegisters == 32 && form == EpilogueForm::kResidual && vectors == 4 && k <= kShortSum;
+  return overlaps ? 2 : kTileRows[vectors];
+}
+
 inline int64_t padded_run(int64_t run_bytes) { return round_up(run_bytes, 4); }
 
 // The rows as Act: where they lie, or gathered and widened in scratch as one run each.
@@ -188,7 +199,7 @@ void gemm_static(const GemmStaticArgs& args) noexcept {
     const StaticOutput output{args.c + panel.first_column, args.place, args.c_stride};
     const int64_t vectors = panel.width / kLanes;
     // Tiles of even height, as in gemm_panel: at most two heights, the taller first.
-    const int64_t most = requantizer.form == EpilogueForm::kAny ? 2 : kTileRows[vectors];
+    const int64_t most = tile_rows(requantizer.form, vectors, layout.k_padded);
     const int64_t tiles = (args.m + most - 1) / most;
     const int64_t height = args.m / tiles, taller = args.m % tiles;
     int64_t row = 0;

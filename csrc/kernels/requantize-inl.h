@@ -146,7 +146,8 @@ inline __attribute__((always_inline)) void requantize_tile(I (&acc)[MR][NV], con
         F y = fma(to_float(acc[i][j]), multiplier, offset);
         if constexpr (kForm == EpilogueForm::kResidual) {
           const uint8_t* r = residual + at[i] + j * kLanes;
-          const F value = !kLoadsTails || j + 1 < NV || tail == kLanes
+          // High tiles do without the branch, which costs them a register of the sums' loop.
+          const F value = !kLoadsTails || j + 1 < NV || (NV > 2 && __builtin_expect(tail == kLanes, 1))
                               ? to_float(sub_int(load_u8_int(r), residual_zero))
                               : sub(load_u8_n(r, tail), to_float(residual_zero));
           y = fma(value, residual_multiplier, y);

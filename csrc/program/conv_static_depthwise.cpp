@@ -10,6 +10,7 @@ namespace {
 // Input rows of a strip, which stay in L2 while the blocks of channels pass over them.
 constexpr int64_t kStripBytes = 384 * 1024;
 constexpr int64_t kFewestStripRows = 4;
+constexpr int64_t kFewestRowShare = 6;  // of a thread
 
 // One piece: its outputs, and how its taps lie.
 struct DepthwisePiece {
@@ -139,13 +140,20 @@ void StaticDepthwise::run_strip(const DepthwisePiece& piece, const StaticOperand
   kernels_.depthwise_static(args);
 }
 
-// Strips that thread and cache like: at least as many as there are threads, if blocks are few.
+// Strips that cache and threads like. Threads share rows if there are some for each: they find them where
+// they made them, and write no cache lines of each other's. Otherwise they share blocks of channels.
 int64_t StaticDepthwise::strip_rows(const DepthwisePiece& piece, int threads) const {
   const int64_t input = g_.input[2] * g_.pixel_bytes * g_.input_step[1];
-  const int64_t items = shape_.batch * piece.count[0] * packed_.blocks().count;
-  int64_t rows = std::max(kFewestStripRows, kStripBytes / std::max<int64_t>(input, 1));
-  if (items < 4 * threads) rows = std::min(rows, (piece.rows() + threads - 1) / threads);
-  return std::min(rows, piece.rows());
+  const int64_t planes = shape_.batch * piece.count[0];
+  const int64_t most = std::max(kFewestStripRows, kStripBytes / std::max<int64_t>(input, 1));
+  int64_t strips = (piece.rows() + most - 1) / most;
+  if (planes % threads != 0) {
+    if (piece.rows() >= kFewestRowShare * threads)
+      strips = (strips + threads - 1) / threads * threads;
+    else if (planes * packed_.blocks().count < 4 * threads)
+      strips = std::max<int64_t>(strips, threads);
+  }
+  return (piece.rows() + strips - 1) / strips;
 }
 
 void StaticDepthwise::run_piece(const DepthwisePiece& piece, const StaticOperands& operands,
