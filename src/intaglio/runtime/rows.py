@@ -149,7 +149,7 @@ class _Fusing:
 
     def _products_of(self, x: Array) -> Iterator[tuple[int, Call]]:
         """The products that quantize just these rows, row by row."""
-        for reader in dict.fromkeys(self.readers.get(id(x.buffer), ())):
+        for reader in sorted(set(self.readers.get(id(x.buffer), ()))):
             call = self.calls[reader]
             if (
                 isinstance(call, Call)
