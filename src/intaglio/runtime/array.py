@@ -158,8 +158,8 @@ class Array:
         if data is not None:
             from numpy.lib.stride_tricks import as_strided
 
-            flat = data.reshape(-1)[offset:] if data.flags.c_contiguous else None
-            data = None if flat is None else as_strided(flat, shape, [s * data.itemsize for s in strides])
+            flat = self.buffer.keep.reshape(-1)[self.offset + offset :]  # the whole constant, contiguous
+            data = as_strided(flat, shape, [s * data.itemsize for s in strides])
         return replace(self, shape=tuple(shape), strides=tuple(strides), offset=self.offset + offset, data=data)
 
     def axis(self, axis: int, extra: int = 0) -> int:
