@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from intaglio.errors import InputError
 from intaglio.runtime.array import Array, Buffer, Quant, contiguous_strides, image_strides
@@ -349,7 +350,7 @@ class Planner:
 
 
 def _zeros_like(array: Array) -> np.ndarray[Any, Any]:
-    """Zeros that lie in memory as `array` will."""
-    order = sorted(range(array.ndim), key=lambda a: (-array.strides[a], a))
-    zeros = np.zeros([array.shape[a] for a in order], dtype=array.dtype)
-    return zeros.transpose(np.argsort(order)) if array.ndim else zeros
+    """Zeros that lie in memory just as `array` will: the layout of results hangs on it."""
+    reach = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) + 1 if array.size else 0
+    zeros = np.zeros(reach, array.dtype)
+    return as_strided(zeros, array.shape, [s * zeros.itemsize for s in array.strides])
