@@ -53,13 +53,19 @@ class Call:
 
 @dataclass
 class HostCall:
-    """A call that the plan does not make itself: `function` of host values, made of `args` and `kwargs`."""
+    """A call that the plan does not make itself: `function` of host values, made of `args` and `kwargs`.
+
+    `copied` are the numbers of those `results` that would be views of memory that others use later; `others` is
+    what it gave beside tensors, which must be the same in each call.
+    """
 
     label: str
     function: Callable[..., Any]
     args: Any
     kwargs: Any
-    results: list[Array]
+    results: list[Array] = field(default_factory=list)
+    copied: set[int] = field(default_factory=set)
+    others: list[Any] = field(default_factory=list)
 
     def written(self) -> list[Array]:
         """The arrays that it gives."""
@@ -307,22 +313,27 @@ class Planner:
         arrays = arrays_in([args, kwargs])
         is_known = all(array.is_constant for array in arrays)
         is_random = node.kind != "module" and any(mark in node.target for mark in _RANDOM)
-        example = self._example(function, args, kwargs)
+        lent: list[np.ndarray[Any, Any]] = []
+        example = self._example(function, args, kwargs, lent)
         if is_known and not is_random:
             return map_values(example, self._keep)
         self.left_to_host.setdefault(label, why)
-        results: list[Array] = []
-        found = map_values(example, lambda leaf: self._receive(leaf, results))
-        self.calls.append(HostCall(label, function, args, kwargs, results))
+        call = HostCall(label, function, args, kwargs)
+        found = map_values(example, lambda leaf: self._receive(leaf, call, lent))
+        self.calls.append(call)
         return found
 
-    def _example(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """What the host gives for zeros in the place of what is not known."""
+    def _example(
+        self, function: Callable[..., Any], args: Any, kwargs: Any, lent: list[np.ndarray[Any, Any]]
+    ) -> Any:
+        """What the host gives for zeros in the place of what is not known; `lent` gets those of the arena."""
 
         def stand_in(leaf: Any) -> Any:
             if not isinstance(leaf, Array):
                 return self.host.constant(leaf)
             values = leaf.data if leaf.data is not None else _zeros_like(leaf)
+            if leaf.buffer.home == "arena":
+                lent.append(values)
             return self.host.wrap(values, leaf)
 
         return function(*map_values(args, stand_in), **map_values(kwargs, stand_in))
@@ -332,7 +343,7 @@ class Planner:
         found = self.host.unwrap(leaf)
         return leaf if found is None else self.constant(np.array(found[0], order="C"), found[1])
 
-    def _receive(self, leaf: Any, results: list[Array]) -> Any:
+    def _receive(self, leaf: Any, call: HostCall, lent: Sequence[np.ndarray[Any, Any]]) -> Any:
         """A host value that each call gives anew."""
         found = self.host.unwrap(leaf)
         if found is None:
@@ -341,11 +352,15 @@ class Planner:
                     f"{self.label} gives a {type(leaf).__name__}, which has no place in a program: only tensors, "
                     "numbers, and tuples, lists and dicts of them have"
                 )
+            call.others.append(leaf)
             return leaf
         data, quant = found
+        if any(np.may_share_memory(data, other) for other in lent):
+            call.copied.add(len(call.results))
+            data = data.copy("K")
         strides = tuple(s // data.itemsize for s in data.strides)
         array = Array(Buffer("host", data.nbytes), data.shape, strides, data.dtype.name, quant)
-        results.append(array)
+        call.results.append(array)
         return array
 
 
