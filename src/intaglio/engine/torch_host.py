@@ -74,6 +74,8 @@ def quant_of(qparams: QParams) -> Quant:
 
 
 def _call_method(name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
+    if name.endswith("_") and not name.endswith("__") and hasattr(x, name[:-1]):
+        name = name[:-1]  # plans give what is written in place a place of its own
     return getattr(x, name)(*args, **kwargs)
 
 

@@ -149,6 +149,7 @@ class Planner:
     calls: list[Call | HostCall] = field(default_factory=list)
     label: str = ""
     left_to_host: dict[str, str] = field(default_factory=dict)
+    rewritten: dict[int, tuple[Array, Array]] = field(default_factory=dict)
 
     # ---- Arrays and calls --------------------------------------------------------------------------------
 
@@ -233,7 +234,10 @@ class Planner:
         values = list(inputs)
 
         def known(leaf: Any) -> Any:
-            return values[leaf.number] if isinstance(leaf, Value) else leaf
+            value = values[leaf.number] if isinstance(leaf, Value) else leaf
+            while id(value) in self.rewritten:
+                value = self.rewritten[id(value)][1]
+            return value
 
         for node in graph.nodes:
             args, kwargs = map_values(node.args, known), map_values(dict(node.kwargs), known)
@@ -278,6 +282,14 @@ class Planner:
         self, lowerings: Sequence[Lowering], node: Node, layer: Layer | None, args: Any, kwargs: Any
     ) -> Any:
         """What the first lowering that can gives, or the host."""
+        result = self._lower_alone(lowerings, node, layer, args, kwargs)
+        if _is_in_place(node, layer, args, kwargs) and result is not args[0]:
+            self.rewritten[id(args[0])] = args[0], result
+        return result
+
+    def _lower_alone(
+        self, lowerings: Sequence[Lowering], node: Node, layer: Layer | None, args: Any, kwargs: Any
+    ) -> Any:
         before = () if layer is None else (layer,)
         why = "no kernel computes it"
         made = len(self.calls)
@@ -362,6 +374,23 @@ class Planner:
         array = Array(Buffer("host", data.nbytes), data.shape, strides, data.dtype.name, quant)
         call.results.append(array)
         return array
+
+
+_IN_PLACE = ("iadd", "isub", "imul", "itruediv", "ifloordiv", "imod", "ipow", "imatmul", "iand", "ior", "ixor")
+
+
+def _is_in_place(node: Node, layer: Layer | None, args: Any, kwargs: Any) -> bool:
+    """Whether a step writes its float result over its first argument, whose name then stands for that."""
+    if not args or not isinstance(args[0], Array) or args[0].quant is not None:
+        return False
+    if layer is not None:
+        return bool(layer.config.get("inplace", False))
+    module, _, name = node.target.rpartition(".")
+    if module == "operator":
+        return name in _IN_PLACE
+    is_named = name.endswith("_") and not name.endswith("__")
+    is_function = module == "torch.nn.functional" and "relu" in name and args[-1] is True
+    return is_named or is_function or kwargs.get("inplace") is True
 
 
 def _zeros_like(array: Array) -> np.ndarray[Any, Any]:

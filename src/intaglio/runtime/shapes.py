@@ -199,7 +199,13 @@ def _contiguous(planner: Planner, x: Array, **named: Any) -> Array:
     return x if x.quant is not None else planner.contiguous(x)
 
 
-@lower_function("Tensor.clone", "torch.clone", "Tensor.detach", "torch.detach", "Tensor.cpu")
+@lower_function("Tensor.clone", "torch.clone")
+def _clone(planner: Planner, input: Array, **named: Any) -> Array:
+    # Of floats a copy, for what follows may be written over it.
+    return input if input.quant is not None else planner.copy(input, input.dense_strides())
+
+
+@lower_function("Tensor.detach", "torch.detach", "Tensor.cpu")
 def _same(planner: Planner, x: Array, **named: Any) -> Array:
     return x
 
