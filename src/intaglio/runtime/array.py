@@ -98,7 +98,9 @@ class Array:
 
     @property
     def item_bytes(self) -> int:
-        """Bytes of a value."""
+        """Bytes of a value; `InputError` for types that plans cannot copy."""
+        if self.dtype not in ITEM_BYTES:
+            raise InputError(f"a program gives no {self.dtype} tensors: convert it to float32 before")
         return ITEM_BYTES[self.dtype]
 
     @property
