@@ -49,7 +49,9 @@ class LiveLayer(Layer):
         return self.made("plain state", self.module.plain_state).get(name)  # type: ignore[no-any-return]
 
     def array(self, name: str) -> np.ndarray[Any, Any]:
-        """A plain tensor."""
+        """A plain tensor, or a constant of the forward."""
+        if name in self._arrays:
+            return self._arrays[name]
         found = self._tensor(name)
         if found is None:
             raise FileFormatError(f"{self.where()} has no tensor {name!r}")
@@ -58,7 +60,7 @@ class LiveLayer(Layer):
 
     def has(self, name: str) -> bool:
         """Whether it has a plain tensor of that name."""
-        return self._tensor(name) is not None
+        return name in self._arrays or self._tensor(name) is not None
 
     def part(self, name: str, kind: str, config: Mapping[str, Any]) -> Layer:
         """The layer of a child module."""
