@@ -16,7 +16,11 @@ from intaglio import DeQuantStub, FloatFunctional, QTensor, QuantStub
 
 def tensors(result: Any) -> list[Tensor]:
     leaves = tree_leaves(result, is_leaf=lambda x: isinstance(x, QTensor))
-    return [leaf.data if isinstance(leaf, QTensor) else leaf for leaf in leaves if torch.is_tensor(leaf) or isinstance(leaf, QTensor)]
+    return [
+        leaf.data if isinstance(leaf, QTensor) else leaf
+        for leaf in leaves
+        if torch.is_tensor(leaf) or isinstance(leaf, QTensor)
+    ]
 
 
 def same_bits(found: Any, expected: Any) -> bool:
@@ -229,9 +233,10 @@ class PreNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         batch, length, width = x.shape
         y = self.norm1(x)
-        q = self.q(y).view(batch, length, self.heads, -1).transpose(1, 2)
+        depth = width // self.heads
+        q = self.q(y).view(batch, length, self.heads, depth).transpose(1, 2)
         k, v = self.kv(y).chunk(2, -1)
-        k, v = (t.reshape(batch, length, self.kv_heads, -1).transpose(1, 2) for t in (k, v))
+        k, v = (t.reshape(batch, length, self.kv_heads, depth).transpose(1, 2) for t in (k, v))
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=True)
         x = x + self.out(y.transpose(1, 2).reshape(batch, length, width))
         y = self.norm2(x)

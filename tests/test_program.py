@@ -84,7 +84,9 @@ def test_images_in_graph_mode(kind: Callable[[], nn.Module]) -> None:
 
 @pytest.mark.parametrize("dims", [1, 3])
 def test_other_numbers_of_axes(dims: int) -> None:
-    convs: Any = {1: (nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d), 3: (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)}[dims]
+    convs: Any = {1: (nn.Conv1d, nn.MaxPool1d, nn.AvgPool1d), 3: (nn.Conv3d, nn.MaxPool3d, nn.AvgPool3d)}[
+        dims
+    ]
     conv, biggest, average = convs
     layers = nn.Sequential(conv(3, 4, 3, padding=1), biggest(2), conv(4, 4, 3, groups=2), average(2, 1))
     x = torch.randn(2, 3, *[9] * dims)
