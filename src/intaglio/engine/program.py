@@ -5,6 +5,7 @@ May import torch_host and runtime.
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Any
 
 import torch
@@ -21,6 +22,9 @@ __all__ = ["Program"]
 
 _empty_strided = torch.empty_strided
 _threads = torch.get_num_threads
+_PLAIN = (bool, int, float, str, Enum, torch.dtype, torch.device, torch.layout, torch.memory_format)
+"""What may be an input beside tensors: a plan is made for each value."""
+
 _NAMES = {getattr(torch, name): name for name in ITEM_BYTES}
 
 
@@ -36,7 +40,14 @@ class Program(BaseProgram):
         if isinstance(leaf, QTensor):
             return input_array(leaf.shape, leaf.data.stride(), "uint8", quant=quant_of(leaf.qparams))
         if not isinstance(leaf, Tensor):
+            if leaf is not None and not isinstance(leaf, _PLAIN):
+                raise InputError(
+                    f"{self.model.name}: an input is of {type(leaf).__name__}, but a program takes tensors, "
+                    "numbers and strings, and tuples, lists and dicts of them"
+                )
             return None
+        if leaf.is_neg():
+            raise InputError(f"{self.model.name}: an input is a negative view: pass x.resolve_neg()")
         if not leaf.is_cpu or leaf.layout is not torch.strided:
             raise InputError(
                 f"{self.model.name}: an input is on {leaf.device} with layout {leaf.layout}, but a "

@@ -51,7 +51,9 @@ class LiveLayer(Layer):
     def array(
         self, name: str, shape: Sequence[int] | None = None, dtype: str = "float32"
     ) -> np.ndarray[Any, Any]:
-        """A plain tensor: the module has seen to its shape."""
+        """A plain tensor, whose shape the module has seen to, or a constant of the forward."""
+        if name in self._arrays:
+            return self._arrays[name]
         found = self._tensor(name)
         if found is None:
             raise FileFormatError(f"{self.where()} has no tensor {name!r}")
@@ -60,7 +62,7 @@ class LiveLayer(Layer):
 
     def has(self, name: str) -> bool:
         """Whether it has a plain tensor of that name."""
-        return self._tensor(name) is not None
+        return name in self._arrays or self._tensor(name) is not None
 
     def part(self, name: str, kind: str, config: Mapping[str, Any]) -> Layer:
         """The layer of a child module."""

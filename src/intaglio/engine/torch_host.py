@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from intaglio.errors import InputError
 from intaglio.nn.activation import function_named
 from intaglio.ops.tables import make_table
 from intaglio.qparams import UINT8, QParams
@@ -50,7 +51,13 @@ class TorchHost:
         """A tensor's memory and parameters."""
         if isinstance(value, QTensor):
             return value.data.numpy(), quant_of(value.qparams)
-        return (value.detach().numpy(), None) if isinstance(value, Tensor) else None
+        if not isinstance(value, Tensor):
+            return None
+        if value.dtype is torch.bfloat16:
+            raise InputError(
+                "a step gives a bfloat16 tensor, which has no place in a program: keep to float32"
+            )
+        return value.detach().resolve_conj().resolve_neg().numpy(), None
 
     def constant(self, value: Any) -> Any:
         """A dtype, device, layout or memory format by its name."""
@@ -77,6 +84,8 @@ def quant_of(qparams: QParams) -> Quant:
 
 
 def _call_method(name: str, x: Any, *args: Any, **kwargs: Any) -> Any:
+    if name.endswith("_") and not name.endswith("__") and hasattr(x, name[:-1]):
+        name = name[:-1]  # plans give what is written in place a place of its own
     return getattr(x, name)(*args, **kwargs)
 
 

@@ -106,7 +106,9 @@ class Array:
 
     @property
     def item_bytes(self) -> int:
-        """Bytes of a value."""
+        """Bytes of a value; `InputError` for types that plans cannot copy."""
+        if self.dtype not in ITEM_BYTES:
+            raise InputError(f"a program gives no {self.dtype} tensors: convert it to float32 before")
         return ITEM_BYTES[self.dtype]
 
     @property
@@ -166,8 +168,8 @@ class Array:
         if data is not None:
             from numpy.lib.stride_tricks import as_strided
 
-            flat = data.reshape(-1)[offset:] if data.flags.c_contiguous else None
-            data = None if flat is None else as_strided(flat, shape, [s * data.itemsize for s in strides])
+            flat = self.buffer.keep.reshape(-1)[self.offset + offset :]  # the whole constant, contiguous
+            data = as_strided(flat, shape, [s * data.itemsize for s in strides])
         return replace(
             self, shape=tuple(shape), strides=tuple(strides), offset=self.offset + offset, data=data
         )

@@ -164,13 +164,25 @@ class Plan:
 
         found = call.function(*map_values(call.args, value_of), **map_values(call.kwargs, value_of))
         results: list[tuple[Any, np.ndarray[Any, Any]]] = []
+        others: list[Any] = []
 
         def receive(leaf: Any) -> None:
             unwrapped = self._host.unwrap(leaf)
-            if unwrapped is not None:
-                results.append((leaf, unwrapped[0]))
+            if unwrapped is None:
+                others.append(leaf)
+                return
+            data = unwrapped[0]
+            if len(results) in call.copied and len(results) < len(call.results):
+                data = data.copy("K")
+                leaf = self._host.wrap(data, replace(call.results[len(results)], quant=unwrapped[1]))
+            results.append((leaf, data))
 
         map_values(found, receive)
+        if repr(others) != repr(call.others):
+            raise InputError(
+                f"{call.label} gave {others}, but {call.others} when it was planned: what depends on values has "
+                "no place in a program"
+            )
         if len(results) != len(call.results):
             raise InputError(
                 f"{call.label} gave {len(results)} tensors, {len(call.results)} when it was planned"

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import numpy as np
+from numpy.lib.stride_tricks import as_strided
 
 from intaglio.errors import InputError
 from intaglio.files.python_names import BUILTINS, MATH, OPERATORS
@@ -53,13 +54,19 @@ class Call:
 
 @dataclass
 class HostCall:
-    """A call that the plan does not make itself: `function` of host values, made of `args` and `kwargs`."""
+    """A call that the plan does not make itself: `function` of host values, made of `args` and `kwargs`.
+
+    `copied` are the numbers of those `results` that would be views of memory that others use later; `others` is
+    what it gave beside tensors, which must be the same in each call.
+    """
 
     label: str
     function: Callable[..., Any]
     args: Any
     kwargs: Any
-    results: list[Array]
+    results: list[Array] = field(default_factory=list)
+    copied: set[int] = field(default_factory=set)
+    others: list[Any] = field(default_factory=list)
 
     def written(self) -> list[Array]:
         """The arrays that it gives."""
@@ -164,6 +171,7 @@ class Planner:
     calls: list[Call | HostCall] = field(default_factory=list)
     label: str = ""
     left_to_host: dict[str, str] = field(default_factory=dict)
+    rewritten: dict[int, tuple[Array, Array]] = field(default_factory=dict)
 
     # ---- Arrays and calls --------------------------------------------------------------------------------
 
@@ -249,7 +257,10 @@ class Planner:
         values = list(inputs)
 
         def known(leaf: Any) -> Any:
-            return values[leaf.number] if isinstance(leaf, Value) else leaf
+            value = values[leaf.number] if isinstance(leaf, Value) else leaf
+            while id(value) in self.rewritten:
+                value = self.rewritten[id(value)][1]
+            return value
 
         for node in graph.nodes:
             args, kwargs = map_values(node.args, known), map_values(dict(node.kwargs), known)
@@ -294,6 +305,14 @@ class Planner:
         self, lowerings: Sequence[Lowering], node: Node, layer: Layer | None, args: Any, kwargs: Any
     ) -> Any:
         """What the first lowering that can gives, or the host."""
+        result = self._lower_alone(lowerings, node, layer, args, kwargs)
+        if _is_in_place(node, layer, args, kwargs) and result is not args[0]:
+            self.rewritten[id(args[0])] = args[0], result
+        return result
+
+    def _lower_alone(
+        self, lowerings: Sequence[Lowering], node: Node, layer: Layer | None, args: Any, kwargs: Any
+    ) -> Any:
         before = () if layer is None else (layer,)
         why = "no kernel computes it"
         made = len(self.calls)
@@ -330,22 +349,27 @@ class Planner:
         arrays = arrays_in([args, kwargs])
         is_known = all(array.is_constant for array in arrays)
         is_random = node.kind != "module" and any(mark in node.target for mark in _RANDOM)
-        example = self._example(function, args, kwargs)
+        lent: list[np.ndarray[Any, Any]] = []
+        example = self._example(function, args, kwargs, lent)
         if is_known and not is_random:
             return map_values(example, self._keep)
         self.left_to_host.setdefault(label, why)
-        results: list[Array] = []
-        found = map_values(example, lambda leaf: self._receive(leaf, results))
-        self.calls.append(HostCall(label, function, args, kwargs, results))
+        call = HostCall(label, function, args, kwargs)
+        found = map_values(example, lambda leaf: self._receive(leaf, call, lent))
+        self.calls.append(call)
         return found
 
-    def _example(self, function: Callable[..., Any], args: Any, kwargs: Any) -> Any:
-        """What the host gives for zeros in the place of what is not known."""
+    def _example(
+        self, function: Callable[..., Any], args: Any, kwargs: Any, lent: list[np.ndarray[Any, Any]]
+    ) -> Any:
+        """What the host gives for zeros in the place of what is not known; `lent` gets those of the arena."""
 
         def stand_in(leaf: Any) -> Any:
             if not isinstance(leaf, Array):
                 return self.host.constant(leaf)
             values = leaf.data if leaf.data is not None else _zeros_like(leaf)
+            if leaf.buffer.home == "arena":
+                lent.append(values)
             return self.host.wrap(values, leaf)
 
         return function(*map_values(args, stand_in), **map_values(kwargs, stand_in))
@@ -355,7 +379,7 @@ class Planner:
         found = self.host.unwrap(leaf)
         return leaf if found is None else self.constant(np.array(found[0], order="C"), found[1])
 
-    def _receive(self, leaf: Any, results: list[Array]) -> Any:
+    def _receive(self, leaf: Any, call: HostCall, lent: Sequence[np.ndarray[Any, Any]]) -> Any:
         """A host value that each call gives anew."""
         found = self.host.unwrap(leaf)
         if found is None:
@@ -365,16 +389,49 @@ class Planner:
                     "only tensors, "
                     "numbers, and tuples, lists and dicts of them have"
                 )
+            call.others.append(leaf)
             return leaf
         data, quant = found
+        if any(np.may_share_memory(data, other) for other in lent):
+            call.copied.add(len(call.results))
+            data = data.copy("K")
         strides = tuple(s // data.itemsize for s in data.strides)
         array = Array(Buffer("host", data.nbytes), data.shape, strides, data.dtype.name, quant)
-        results.append(array)
+        call.results.append(array)
         return array
 
 
+_IN_PLACE = (
+    "iadd",
+    "isub",
+    "imul",
+    "itruediv",
+    "ifloordiv",
+    "imod",
+    "ipow",
+    "imatmul",
+    "iand",
+    "ior",
+    "ixor",
+)
+
+
+def _is_in_place(node: Node, layer: Layer | None, args: Any, kwargs: Any) -> bool:
+    """Whether a step writes its float result over its first argument, whose name then stands for that."""
+    if not args or not isinstance(args[0], Array) or args[0].quant is not None:
+        return False
+    if layer is not None:
+        return bool(layer.config.get("inplace", False))
+    module, _, name = node.target.rpartition(".")
+    if module == "operator":
+        return name in _IN_PLACE
+    is_named = name.endswith("_") and not name.endswith("__")
+    is_function = module == "torch.nn.functional" and "relu" in name and args[-1] is True
+    return is_named or is_function or kwargs.get("inplace") is True
+
+
 def _zeros_like(array: Array) -> np.ndarray[Any, Any]:
-    """Zeros that lie in memory as `array` will."""
-    order = sorted(range(array.ndim), key=lambda a: (-array.strides[a], a))
-    zeros = np.zeros([array.shape[a] for a in order], dtype=array.dtype)
-    return zeros.transpose(np.argsort(order)) if array.ndim else zeros
+    """Zeros that lie in memory just as `array` will: the layout of results hangs on it."""
+    reach = sum((n - 1) * s for n, s in zip(array.shape, array.strides, strict=True)) + 1 if array.size else 0
+    zeros = np.zeros(reach, array.dtype)
+    return as_strided(zeros, array.shape, [s * zeros.itemsize for s in array.strides])

@@ -13,7 +13,7 @@ from typing import Any
 
 from intaglio.runtime.array import Array, Buffer
 from intaglio.runtime.floats import rows_of
-from intaglio.runtime.planner import Call, HostCall
+from intaglio.runtime.planner import Call, HostCall, arrays_in
 
 __all__ = ["fuse_rows"]
 
@@ -91,7 +91,10 @@ class _Fusing:
         producer = self.calls[before]
         assert isinstance(producer, Call)
         first, last = min(_stages(call), default=_NORM), max(_stages(producer), default=0)
+        residual = call.arguments.get("residual")
         if last >= first or "sum" in producer.arguments:
+            return False
+        if residual is not None and residual.buffer is x.buffer:
             return False
         others = [reader for reader in self.readers[id(x.buffer)] if reader != place]
         is_needed = bool(others) or id(x.buffer) in self.kept
@@ -151,7 +154,7 @@ class _Fusing:
 
     def _products_of(self, x: Array) -> Iterator[tuple[int, Call]]:
         """The products that quantize just these rows, row by row."""
-        for reader in dict.fromkeys(self.readers.get(id(x.buffer), ())):
+        for reader in sorted(set(self.readers.get(id(x.buffer), ()))):
             call = self.calls[reader]
             if (
                 isinstance(call, Call)
@@ -202,8 +205,8 @@ class _Fusing:
         product.arguments["x"] = None
         product.arguments.update(quantized)
         product.arguments["source"] = x
-        still = [a for a in product.read() if a.buffer is x.buffer and a is not product.arguments["source"]]
-        if not still:
+        others = [v for name, v in product.arguments.items() if name not in ("source", *product.writes)]
+        if not any(array.buffer is x.buffer for array in arrays_in(others)):
             readers = self.readers[id(x.buffer)]
             readers[:] = [other for other in readers if other != reader]
 

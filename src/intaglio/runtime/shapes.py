@@ -134,7 +134,11 @@ def _select(planner: Planner, x: Array, dim: int, index: int) -> Array:
 
 
 def _narrow(planner: Planner, x: Array, dim: int, start: int, length: int) -> Array:
-    return x.slice(dim, slice(start, start + length))
+    size = x.shape[x.axis(dim)]
+    first = start + size if start < 0 else start
+    if first < 0 or length < 0 or first + length > size:
+        raise InputError(f"there is no range of {length} from {start} along axis {dim} of shape {x.shape}")
+    return x.slice(dim, slice(first, first + length))
 
 
 def _unbind(planner: Planner, x: Array, dim: int = 0) -> tuple[Array, ...]:
@@ -145,6 +149,8 @@ def _split(planner: Planner, x: Array, split_size: Any, dim: int = 0) -> tuple[A
     length = x.shape[x.axis(dim)]
     if isinstance(split_size, int):
         split_size = [min(split_size, length - i) for i in range(0, max(length, 1), split_size)]
+    if sum(split_size) != length:
+        raise InputError(f"axis {dim} of shape {x.shape} cannot be split into {list(split_size)}")
     starts = [sum(split_size[:i]) for i in range(len(split_size))]
     return tuple(_narrow(planner, x, dim, at, n) for at, n in zip(starts, split_size, strict=True))
 
@@ -193,7 +199,13 @@ def _contiguous(planner: Planner, x: Array, **named: Any) -> Array:
     return x if x.quant is not None else planner.contiguous(x)
 
 
-@lower_function("Tensor.clone", "torch.clone", "Tensor.detach", "torch.detach", "Tensor.cpu")
+@lower_function("Tensor.clone", "torch.clone")
+def _clone(planner: Planner, input: Array, **named: Any) -> Array:
+    # Of floats a copy, for what follows may be written over it.
+    return input if input.quant is not None else planner.copy(input, input.dense_strides())
+
+
+@lower_function("Tensor.detach", "torch.detach", "Tensor.cpu")
 def _same(planner: Planner, x: Array, **named: Any) -> Array:
     return x
 
