@@ -29,7 +29,8 @@ from tests.program_models import (
 )
 
 FLOOR = 40.0
-"""Decibels by which a program and its model may differ where floats stand between: their kernels round otherwise,
+"""Decibels by which a program and its model may differ where floats stand between: their kernels "
+"round otherwise,
 and now and then a value is quantized to the neighbouring integer."""
 
 

@@ -14,10 +14,14 @@
 
 namespace intaglio {
 
+// Whether this process was forked from one that had loaded the library. OpenMP's threads are not there then,
+// and GCC's runtime would wait for them for ever: such a process works on one thread.
+bool is_forked() noexcept;
+
 // body(thread, threads) on each of up to `threads` threads; it must not throw.
 template <class Body>
 void run_parallel(int threads, const Body& body) {
-  if (threads <= 1) {
+  if (threads <= 1 || is_forked()) {
     body(0, 1);
     return;
   }

@@ -15,17 +15,37 @@ from intaglio.engine.torch_host import qparams_of, quant_of
 from intaglio.errors import InputError
 from intaglio.qtensor import QTensor
 from intaglio.runtime.array import ITEM_BYTES, Array
-from intaglio.runtime.plan import input_array
-from intaglio.runtime.program import BaseProgram
+from intaglio.runtime.model import Model
+from intaglio.runtime.plan import Plan, input_array
+from intaglio.runtime.planner import Host
+from intaglio.runtime.program import MOST_PLANS, BaseProgram
 
 __all__ = ["Program"]
 
 _empty_strided = torch.empty_strided
 _threads = torch.get_num_threads
+_strided = torch.strided
 _PLAIN = (bool, int, float, str, Enum, torch.dtype, torch.device, torch.layout, torch.memory_format)
 """What may be an input beside tensors: a plan is made for each value."""
 
 _NAMES = {getattr(torch, name): name for name in ITEM_BYTES}
+
+
+_Output = tuple[tuple[int, ...], tuple[int, ...], torch.dtype]
+
+
+def _output(array: Array) -> _Output:
+    return array.shape, array.strides, getattr(torch, array.dtype)
+
+
+def _quick_key(args: tuple[Any, ...]) -> Any:
+    """What a plan depends on where all arguments are plain tensors on the CPU, or None."""
+    key: list[Any] = []
+    for x in args:
+        if type(x) is not Tensor or not x.is_cpu or x.layout is not _strided or x.is_neg():
+            return None
+        key += (x.shape, x.stride(), x.dtype)
+    return tuple(key)
 
 
 class Program(BaseProgram):
@@ -35,6 +55,27 @@ class Program(BaseProgram):
     planned when they come first, and the newest 64 plans are kept. Several threads may call one program at
     once: each call works in an arena of its own, and the GIL is released meanwhile.
     """
+
+    def __init__(self, model: Model, host: Host) -> None:
+        super().__init__(model, host)
+        # Of calls with plain tensors alone: plan and outputs, found without looking at the arguments twice.
+        self._known: dict[Any, tuple[Plan, list[_Output]]] = {}
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What the model gives for these inputs."""
+        key = None if kwargs else _quick_key(args)
+        known = self._known.get(key) if key is not None else None
+        if known is None:
+            plan, tensors = self._find(args, kwargs)
+            if key is not None and all(array.quant is None for array in plan.outputs):
+                if len(self._known) >= MOST_PLANS:
+                    self._known.clear()
+                self._known[key] = (plan, [_output(array) for array in plan.outputs])
+            return self._run(plan, tensors)
+        plan, given = known
+        outputs = [_empty_strided(shape, strides, dtype=dtype) for shape, strides, dtype in given]
+        plan.run([x.data_ptr() for x in (*args, *outputs)], _threads())
+        return plan.result(outputs)
 
     def _array_of(self, leaf: Any) -> Array | None:
         if isinstance(leaf, QTensor):

@@ -180,7 +180,8 @@ class Plan:
         map_values(found, receive)
         if repr(others) != repr(call.others):
             raise InputError(
-                f"{call.label} gave {others}, but {call.others} when it was planned: what depends on values has "
+                f"{call.label} gave {others}, but {call.others} when it was planned: what depends "
+                "on values has "
                 "no place in a program"
             )
         if len(results) != len(call.results):

@@ -56,8 +56,8 @@ class Call:
 class HostCall:
     """A call that the plan does not make itself: `function` of host values, made of `args` and `kwargs`.
 
-    `copied` are the numbers of those `results` that would be views of memory that others use later; `others` is
-    what it gave beside tensors, which must be the same in each call.
+    `copied` are the numbers of those `results` that would be views of memory that others use later; `others`
+    is what it gave beside tensors, which must be the same in each call.
     """
 
     label: str

@@ -86,8 +86,6 @@ class BaseProgram:
         map_values(values, leaves.append)
         arrays = [self._array_of(leaf) for leaf in leaves]
         # What is no tensor is part of the plan, and so is how the values are nested.
-        spine: list[Any] = []
-        map_values([values], lambda leaf: spine.append(type(leaf).__name__))
         key = (id(graph), repr(map_values(values, lambda leaf: None)), *map(self._key_of, leaves))
         with self._lock:
             plan = self._plans.get(key)
