@@ -191,8 +191,11 @@ void bind_conv_static(nb::module_& m) {
          int32_t input_zero_point, uintptr_t packed, int64_t out_depth, int64_t out_height, int64_t out_width,
          int64_t outputs, uintptr_t multiplier, uintptr_t offset, int32_t zero_point, int32_t lower,
          int32_t upper, uintptr_t residual, int32_t residual_zero_point, float residual_multiplier,
-         uintptr_t y, int threads) {
+         uintptr_t y, int threads, uintptr_t values, bool planes, double scale, int32_t input_lower,
+         int32_t input_upper) {
         nb::gil_scoped_release release;
+        std::optional<FloatInput> floats;
+        if (values != 0) floats = FloatInput{planes, static_cast<float>(scale), input_lower, input_upper};
         conv_static({batch,
                      channels,
                      {depth, height, width},
@@ -201,14 +204,17 @@ void bind_conv_static(nb::module_& m) {
                      {out_depth, out_height, out_width},
                      outputs,
                      requantize_from(multiplier, offset, zero_point, lower, upper, 0, residual_zero_point,
-                                     residual_multiplier)},
-                    {pointer<const uint8_t>(x), pointer<const uint8_t>(residual), pointer<uint8_t>(y)},
+                                     residual_multiplier),
+                     floats},
+                    {pointer<const uint8_t>(x), pointer<const uint8_t>(residual), pointer<uint8_t>(y),
+                     pointer<const float>(values)},
                     threads);
       },
       "x"_a, "batch"_a, "channels"_a, "depth"_a, "height"_a, "width"_a, "input_zero_point"_a, "packed"_a,
       "out_depth"_a, "out_height"_a, "out_width"_a, "outputs"_a, "multiplier"_a, "offset"_a, "zero_point"_a,
       "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a, "y"_a,
-      "threads"_a);
+      "threads"_a, "values"_a = 0, "planes"_a = true, "scale"_a = 1.0, "input_lower"_a = 0,
+      "input_upper"_a = 255, "With `values`, a float input that is quantized on the way, in place of x.");
   m.def(
       "linear_static",
       [](uintptr_t x, int64_t rows, int64_t k, int32_t input_zero_point, uintptr_t packed, int64_t outputs,
