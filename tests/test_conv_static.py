@@ -20,6 +20,7 @@ from intaglio.ops.conv_static import (
     unpack_conv_static,
     unpack_linear_static,
 )
+from intaglio.ops.layout import quantize_image, with_channels_innermost
 from intaglio.ops.requantization import Requantization, choose_requantization
 
 # groups, inputs and outputs of a group: one GEMM, one a group, several groups in one, depthwise.
@@ -184,6 +185,7 @@ def square(n: int, c: int, groups: int, kernel: int, stride: int = 1, padding: i
         (square(32, 32, 32, 5, 2, 2), (3, 40, 300)),
         (square(16, 16, 16, 3, 1, 1), (1, 113, 60)),  # folded blocks, whose parts do not divide the rows
         (square(80, 80, 80, 5, 2, 2), (2, 21, 30)),
+        (ConvSpec(144, 144, 144, (1, 2), (3, 3), (1, 1), (0, 0), True), (2, 40, 30)),  # outputs without taps
     ],
     ids=str,
 )
@@ -195,6 +197,45 @@ def test_threads_and_blocks_do_not_change_bits(
     batch, *size = shape
     case = make_case(spec, batch, tuple(size), residual=threads > 1)
     assert torch.equal(case.run(), case.expected())
+
+
+@pytest.mark.parametrize("isa", _core.available_isas())
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("innermost", [False, True])
+@pytest.mark.parametrize(
+    ("spec", "shape"),
+    [
+        (square(64, 3, 1, 7, 2, 3), (2, 61, 40)),  # a stem: quantized into the bordered copy
+        (square(16, 5, 1, 3, 1, 1), (3, 40, 33)),
+        (ConvSpec(8, 4, 1, (3, 3), (1, 1), (1, 1), (1, 1), False, "reflect"), (1, 9, 9)),
+        (square(48, 32, 1, 1), (2, 14, 15)),  # read where it lies: quantized before
+        (square(40, 40, 40, 3, 1, 1), (2, 13, 12)),
+        (square(64, 64, 1, 3, 1, 1), (1, 40, 41)),
+    ],
+    ids=str,
+)
+def test_a_float_input_is_quantized_on_the_way(
+    spec: ConvSpec, shape: tuple[int, int, int], innermost: bool, threads: int, isa: str
+) -> None:
+    _core.force_isa(isa)
+    torch.set_num_threads(threads)
+    batch, *size = shape
+    case = make_case(spec, batch, tuple(size))
+    x = torch.randn(batch, spec.in_channels, *size) * 3
+    x.view(-1)[5] = torch.nan
+    x = with_channels_innermost(x) if innermost else x
+    scale, lower, upper = 0.031, 2, 250
+    q = quantize_image(x, scale, case.zero_point, lower, upper)
+    r, packed = case.requantization, pack_conv_static(spec, case.weight)
+    expected = run_conv_static(q, case.zero_point, packed, r, case.output_size)
+    found = torch.empty_like(expected)
+    arguments = (r.multiplier.data_ptr(), r.offset.data_ptr(), r.zero_point, r.lower, r.upper)
+    _core.conv_static(
+        *(0, batch, spec.in_channels, 1, *size, case.zero_point, packed.data_ptr(), 1, *case.output_size),
+        *(spec.out_channels, *arguments, 0, 0, 0.0, found.data_ptr(), threads),
+        *(x.data_ptr(), not innermost, scale, lower, upper),
+    )
+    assert torch.equal(found, expected)
 
 
 @pytest.mark.parametrize("isa", _core.available_isas())

@@ -192,8 +192,11 @@ void bind_conv_static(Bindings& b) {
          int32_t input_zero_point, Address packed, int64_t out_depth, int64_t out_height, int64_t out_width,
          int64_t outputs, Address multiplier, Address offset, int32_t zero_point, int32_t lower,
          int32_t upper, Address residual, int32_t residual_zero_point, float residual_multiplier, Address y,
-         int threads) {
+         int threads, Address values, bool planes, double scale, int32_t input_lower, int32_t input_upper) {
         nb::gil_scoped_release release;
+        std::optional<FloatInput> floats;
+        if (values.value != 0)
+          floats = FloatInput{planes, static_cast<float>(scale), input_lower, input_upper};
         conv_static({batch,
                      channels,
                      {depth, height, width},
@@ -201,21 +204,27 @@ void bind_conv_static(Bindings& b) {
                      packed,
                      {out_depth, out_height, out_width},
                      outputs,
-                     requantize_from(multiplier, offset, zero_point, lower, upper, residual,
-                                     residual_zero_point, residual_multiplier)},
-                    {x, residual, y}, threads);
+                     requantize_from(multiplier, offset, zero_point, lower, upper, 0, residual_zero_point,
+                                     residual_multiplier),
+                     floats},
+                    {x, residual, y, values}, threads);
       },
       "x"_a, "batch"_a, "channels"_a, "depth"_a, "height"_a, "width"_a, "input_zero_point"_a, "packed"_a,
       "out_depth"_a, "out_height"_a, "out_width"_a, "outputs"_a, "multiplier"_a, "offset"_a, "zero_point"_a,
       "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a, "y"_a,
-      "threads"_a);
+      "threads"_a, "values"_a = 0, "planes"_a = true, "scale"_a = 1.0, "input_lower"_a = 0,
+      "input_upper"_a = 255, "With `values`, a float input that is quantized on the way, in place of x.");
   b.plan.def(
       "conv_static",
       [](Plan& plan, std::string label, Address x, int64_t batch, int64_t channels, int64_t depth,
          int64_t height, int64_t width, int32_t input_zero_point, Address packed, int64_t out_depth,
          int64_t out_height, int64_t out_width, int64_t outputs, Address multiplier, Address offset,
          int32_t zero_point, int32_t lower, int32_t upper, Address residual, int32_t residual_zero_point,
-         float residual_multiplier, Address y) {
+         float residual_multiplier, Address y, Address values, bool planes, double scale, int32_t input_lower,
+         int32_t input_upper) {
+        std::optional<FloatInput> floats;
+        if (values.value != 0)
+          floats = FloatInput{planes, static_cast<float>(scale), input_lower, input_upper};
         const auto conv = std::make_shared<const StaticConvPlan>(
             StaticConvShape{batch,
                             channels,
@@ -225,18 +234,20 @@ void bind_conv_static(Bindings& b) {
                             {out_depth, out_height, out_width},
                             outputs,
                             requantize_from(multiplier, offset, zero_point, lower, upper, 0,
-                                            residual_zero_point, residual_multiplier)});
-        plan.add(std::move(label), [conv, x, residual, y](const Frame& frame) {
+                                            residual_zero_point, residual_multiplier),
+                            floats});
+        plan.add(std::move(label), [conv, x, residual, y, values](const Frame& frame) {
           const int64_t bytes = conv->scratch_bytes(frame.threads);
           Scratch scratch(bytes);
-          conv->run({resolve(x, frame), resolve(residual, frame), resolve(y, frame)},
+          conv->run({resolve(x, frame), resolve(residual, frame), resolve(y, frame), resolve(values, frame)},
                     scratch.take<uint8_t>(bytes), frame.threads);
         });
       },
       "label"_a, "x"_a, "batch"_a, "channels"_a, "depth"_a, "height"_a, "width"_a, "input_zero_point"_a,
       "packed"_a, "out_depth"_a, "out_height"_a, "out_width"_a, "outputs"_a, "multiplier"_a, "offset"_a,
       "zero_point"_a, "lower"_a, "upper"_a, "residual"_a, "residual_zero_point"_a, "residual_multiplier"_a,
-      "y"_a, "A convolution planned now; weight, multiplier and offset are addresses.");
+      "y"_a, "values"_a = 0, "planes"_a = true, "scale"_a = 1.0, "input_lower"_a = 0, "input_upper"_a = 255,
+      "A convolution planned now; weight, multiplier and offset are addresses.");
   b.driver(
       "linear_static",
       [](Address x, int64_t rows, int64_t k, int32_t input_zero_point, Address packed, int64_t outputs,

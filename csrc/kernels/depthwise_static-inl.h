@@ -379,8 +379,8 @@ void depthwise_static(const DepthwiseStaticArgs& args) noexcept {
   int64_t filled = 0, first_slot = 0;
   for (int64_t r = 0; r < fold_rows; ++r) {
     const int64_t begin = r * args.row_step, end = begin + ring.slots;
-    if (filled < begin && ring.slots > 0) {
-      ring.skip(begin - filled);
+    if (filled < begin) {
+      if (ring.slots > 0) ring.skip(begin - filled);  // without taps there are no rows to keep
       filled = begin;
     }
     for (; filled < end; ++filled) {

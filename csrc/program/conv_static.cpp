@@ -7,6 +7,7 @@
 
 #include "conv_static_form.h"
 #include "gemm.h"
+#include "layout.h"
 #include "tile_shares.h"
 
 namespace intaglio {
@@ -28,7 +29,7 @@ std::unique_ptr<const StaticConvForm> choose_form(const StaticConvShape& shape,
 
 }  // namespace
 
-StaticConvPlan::StaticConvPlan(const StaticConvShape& shape) {
+StaticConvPlan::StaticConvPlan(const StaticConvShape& shape) : shape_(shape) {
   const PackedStaticConv packed(shape.packed);
   if (shape.batch <= 0) return;
   const ConvSpec& spec = packed.spec();
@@ -46,12 +47,27 @@ StaticConvPlan::StaticConvPlan(const StaticConvShape& shape) {
 StaticConvPlan::StaticConvPlan(StaticConvPlan&&) noexcept = default;
 StaticConvPlan::~StaticConvPlan() = default;
 
+int64_t StaticConvPlan::quantized_bytes() const {
+  if (!shape_.floats || form_->takes_floats()) return 0;
+  return aligned_size(shape_.batch * shape_.channels * volume(shape_.input));
+}
+
 int64_t StaticConvPlan::scratch_bytes(int threads) const {
-  return form_ == nullptr ? 0 : form_->scratch_bytes(threads_for(threads));
+  return form_ == nullptr ? 0 : quantized_bytes() + form_->scratch_bytes(threads_for(threads));
 }
 
 void StaticConvPlan::run(const StaticOperands& operands, uint8_t* scratch, int threads) const {
-  if (form_ != nullptr) form_->run(operands, scratch, threads_for(threads));
+  if (form_ == nullptr) return;
+  const int64_t quantized = quantized_bytes();
+  StaticOperands own = operands;
+  if (quantized > 0) {
+    const FloatInput& input = *shape_.floats;
+    quantize_image(operands.values, {shape_.batch, shape_.channels, volume(shape_.input)}, input.planes,
+                   input.scale, {shape_.zero_point, input.lower, input.upper}, scratch, threads);
+    own.x = scratch;
+    own.values = nullptr;
+  }
+  form_->run(own, scratch + quantized, threads_for(threads));
 }
 
 void conv_static(const StaticConvShape& shape, const StaticOperands& operands, int threads) {

@@ -6,10 +6,19 @@
 #pragma once
 
 #include <memory>
+#include <optional>
 
 #include "conv_static_plan.h"
 
 namespace intaglio {
+
+// How a float input is quantized on its way into the convolution (quantize_image); the zero point is that of
+// the shape.
+struct FloatInput {
+  bool planes;  // (batch, channels, D, H, W) rather than (batch, D, H, W, channels)
+  float scale;
+  int32_t lower, upper;
+};
 
 // A convolution but for where its operands lie.
 struct StaticConvShape {
@@ -20,12 +29,14 @@ struct StaticConvShape {
   Extent output;
   int64_t outputs;        // channels
   Requantize requantize;  // a value for each of them; its residual is not looked at
+  std::optional<FloatInput> floats = std::nullopt;
 };
 
 struct StaticOperands {
-  const uint8_t* x;         // (batch, D, H, W, channels)
-  const uint8_t* residual;  // lies as y, or nullptr
-  uint8_t* y;               // (batch, D, H, W, out_channels)
+  const uint8_t* x;               // (batch, D, H, W, channels)
+  const uint8_t* residual;        // lies as y, or nullptr
+  uint8_t* y;                     // (batch, D, H, W, out_channels)
+  const float* values = nullptr;  // the input in place of x, where the shape has floats
 };
 
 class StaticConvForm;
@@ -43,8 +54,10 @@ class StaticConvPlan {
   void run(const StaticOperands& operands, uint8_t* scratch, int threads) const;
 
  private:
+  int64_t quantized_bytes() const;  // of a float input that the form does not take itself
   int threads_for(int threads) const { return is_small_ ? 1 : threads; }
   bool is_small_ = true;  // too little work for a second thread
+  StaticConvShape shape_;
   std::unique_ptr<const StaticConvForm> form_;
 };
 

@@ -182,7 +182,7 @@ int64_t StaticDepthwise::scratch_bytes(int threads) const {
 }
 
 void StaticDepthwise::run(const StaticOperands& operands, uint8_t* scratch, int threads) const {
-  if (copies()) copy_bordered(operands.x, 0, shape_.batch, threads, scratch);
+  if (copies()) copy_bordered(operands, 0, shape_.batch, threads, scratch);
   const uint8_t* image = copies() ? scratch : operands.x;
   for (const DepthwisePiece& piece : pieces_)
     run_piece(piece, operands, image, scratch + image_bytes(), threads);

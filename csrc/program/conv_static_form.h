@@ -17,6 +17,8 @@ class StaticConvForm {
   virtual ~StaticConvForm() = default;
   StaticConvForm(const StaticConvForm&) = delete;
   StaticConvForm& operator=(const StaticConvForm&) = delete;
+  // Whether it quantizes a float input itself, on the way into a bordered copy.
+  virtual bool takes_floats() const { return false; }
   // As of StaticConvPlan.
   virtual int64_t scratch_bytes(int threads) const = 0;
   virtual void run(const StaticOperands& operands, uint8_t* scratch, int threads) const = 0;
@@ -27,9 +29,10 @@ class StaticConvForm {
     r.residual = operands.residual;
     return r;
   }
-  // Copies `samples` samples of x from `first` on, with a border of the zero point, or of pixels as the
-  // padding mode says.
-  void copy_bordered(const uint8_t* x, int64_t first, int64_t samples, int threads, uint8_t* image) const;
+  // Copies `samples` samples of the input from `first` on, with a border of the zero point, or of pixels as
+  // the padding mode says.
+  void copy_bordered(const StaticOperands& operands, int64_t first, int64_t samples, int threads,
+                     uint8_t* image) const;
 
   const KernelTable& kernels_;
   StaticConvShape shape_;

@@ -70,12 +70,13 @@ class StaticGemm : public StaticConvForm {
     together_ = in_place_ ? shape.batch : std::clamp<int64_t>(kGroupBytes / g_.sample_bytes, 1, shape.batch);
   }
 
+  bool takes_floats() const override { return !in_place_; }
   int64_t scratch_bytes(int threads) const override { return image_bytes() + workspace_bytes() * threads; }
 
   void run(const StaticOperands& operands, uint8_t* scratch, int threads) const override {
     for (int64_t first = 0; first < shape_.batch; first += together_) {
       const int64_t samples = std::min(together_, shape_.batch - first);
-      if (!in_place_) copy_bordered(operands.x, first, samples, threads, scratch);
+      if (!in_place_) copy_bordered(operands, first, samples, threads, scratch);
       for (const StaticPiece& piece : pieces_)
         run_piece(piece, operands, first, samples, in_place_ ? operands.x : scratch, scratch + image_bytes(),
                   threads);

@@ -42,7 +42,7 @@ class StaticWinograd : public StaticConvForm {
   void run(const StaticOperands& operands, uint8_t* scratch, int threads) const override {
     for (int64_t first = 0; first < shape_.batch; first += together_) {
       const int64_t samples = std::min(together_, shape_.batch - first);
-      copy_bordered(operands.x, first, samples, threads, scratch);
+      copy_bordered(operands, first, samples, threads, scratch);
       run_samples(operands, first, samples, scratch, scratch + image_bytes(), threads);
     }
   }

@@ -300,6 +300,11 @@ def conv_static(
     residual_multiplier: float,
     y: int,
     threads: int,
+    values: int = 0,
+    planes: bool = True,
+    scale: float = 1.0,
+    input_lower: int = 0,
+    input_upper: int = 255,
 ) -> None: ...
 def linear_static(
     x: int,

@@ -20,6 +20,7 @@ from intaglio.runtime.graph import make_objects, map_values
 from intaglio.runtime.memory import Arena, lay_out
 from intaglio.runtime.planner import Call, HostCall, Planner
 from intaglio.runtime.rows import fuse_rows
+from intaglio.runtime.stem import fuse_stems
 
 __all__ = ["KEPT_ARENAS", "Plan", "input_array", "memory_at"]
 
@@ -51,7 +52,8 @@ class Plan:
         self.outputs: list[Array] = []
         self._host = planner.host
         self._template = map_values(result, lambda leaf: self._give(planner, leaf))
-        self.calls = fuse_rows(planner.calls, {id(array.buffer) for array in self.outputs})
+        kept = {id(array.buffer) for array in self.outputs}
+        self.calls = fuse_stems(fuse_rows(planner.calls, kept), kept)
         self.arena: Arena = lay_out(self.calls)
         self.left_to_host = dict(planner.left_to_host)
         self.core = _core.Plan(self.arena.bytes, KEPT_ARENAS)
