@@ -255,12 +255,14 @@ class Planner:
         self.label = node.target
         arrays = arrays_in([args, kwargs])
         module, _, short = name.rpartition(".")
+        if not arrays and module in _PYTHON:
+            return getattr(_PYTHON[module], short)(*args, **kwargs)
+        if not arrays and node.function in (int, float, bool):
+            return node.function(*args, **kwargs)
         if isinstance(node.function, type):
             return Made(node.function, args, kwargs)
         if node.kind == "attribute" and isinstance(args[0], Made):
             return args[0].attribute(node.target)
-        if not arrays and module in _PYTHON:
-            return getattr(_PYTHON[module], short)(*args, **kwargs)
         lowerings = _functions.get(name, []) if arrays or node.kind != "function" else []
         return self._lower(lowerings, node, None, args, kwargs)
 
