@@ -1,4 +1,4 @@
-"""A program gives the bits of its model: for every rule, for images and sequences, on every CPU, split anyhow."""
+"""A program gives its model's bits: for every rule, for images and sequences, on every CPU, split anyhow."""
 
 from __future__ import annotations
 

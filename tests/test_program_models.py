@@ -29,7 +29,7 @@ from tests.program_models import (
 )
 
 FLOOR = 40.0
-"""Decibels by which a program and its model may differ where floats stand between: their kernels round otherwise,
+"""Decibels by which a program and its model may differ where floats stand between: kernels round otherwise,
 and now and then a value is quantized to the neighbouring integer."""
 
 
@@ -108,7 +108,7 @@ def test_attention_to_another_sequence_with_masks_of_both_kinds() -> None:
 
 # ---- Ways to call ------------------------------------------------------------------------------------------
 
-Pair = namedtuple("Pair", ["first", "second"])  # noqa: PYI024: as users write it
+Pair = namedtuple("Pair", ["first", "second"])
 
 
 @dataclass
@@ -176,7 +176,7 @@ class Named(Base):
 
 def test_optional_arguments_and_namedtuples() -> None:
     model, x, bias = dynamic(Named()), torch.randn(4, 8), torch.randn(8)
-    with pytest.raises(ConversionError, match="Named cannot be compiled as it is.*Pass example_inputs"):
+    with pytest.raises(ConversionError, match=r"Named cannot be compiled as it is.*Pass example_inputs"):
         intaglio.compile(model)
     program = intaglio.compile(model, x)
     assert same_bits(program(x), model(x))
