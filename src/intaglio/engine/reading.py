@@ -115,7 +115,7 @@ def _read(model: nn.Module, name: str = "") -> tuple[Model, dict[str, nn.Module]
     opaque: dict[str, str] = {}
     for path, module, same_as in walk_modules(model):
         if same_as is not None:
-            aliases[path] = same_as
+            aliases[path], layers[path] = same_as, layers[same_as]
             continue
         modules[path] = module
         layers[path] = _layer(path, module, opaque)
@@ -127,7 +127,7 @@ def _read(model: nn.Module, name: str = "") -> tuple[Model, dict[str, nn.Module]
         return model_of_region(name, found, graphs), modules
     if isinstance(model, (QuantizedModule, nn.Sequential)) and not opaque:
         return model_of_layer(name, found, graphs), modules
-    leaves = frozenset(path for path in layers if path and not _is_around(path, opaque))
+    leaves = frozenset(p for p in layers if p and p not in aliases and not _is_around(p, opaque))
     names = {id(t): n for n, t in itertools.chain(model.named_parameters(), model.named_buffers())}
     recorded, constants = record_forward(model, leaves, names)
     root = layers[""]
