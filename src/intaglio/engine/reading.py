@@ -144,7 +144,10 @@ def _is_around(path: str, opaque: Mapping[str, str]) -> bool:
 
 def _layer(path: str, module: nn.Module, opaque: dict[str, str]) -> Layer:
     if isinstance(module, QuantizedModule):
-        return LiveLayer(path, module, module.kind, module.config())
+        # No lowering knows what hooks do: torch calls such a module.
+        has_hooks = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+        kind = f"{module.kind} with hooks" if has_hooks else module.kind
+        return LiveLayer(path, module, kind, module.config())
     if isinstance(module, fx.GraphModule):
         return LiveLayer(path, module, GRAPH_CLASS, {})
     config: Mapping[str, Any] = {}
