@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from intaglio.errors import InputError
+from intaglio.errors import InputError, IntaglioError
 from intaglio.runtime.array import Array, Buffer, Quant, contiguous_strides, image_strides
 from intaglio.runtime.graph import Graph, Layer, Made, Node, Value, map_values
 
@@ -328,7 +328,12 @@ class Planner:
         is_known = all(array.is_constant for array in arrays)
         is_random = node.kind != "module" and any(mark in node.target for mark in _RANDOM)
         lent: list[np.ndarray[Any, Any]] = []
-        example = self._example(function, args, kwargs, lent)
+        try:
+            example = self._example(function, args, kwargs, lent)
+        except IntaglioError:
+            raise
+        except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"{label}: {error}") from error
         if is_known and not is_random:
             return map_values(example, self._keep)
         self.left_to_host.setdefault(label, why)
