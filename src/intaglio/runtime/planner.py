@@ -271,7 +271,11 @@ class Planner:
         layer = self.layers[path]
         self.label = path or layer.kind
         if path in self.graphs:
-            return self.run_graph(self.graphs[path], args, f"{path}." if path else "")
+            graph = self.graphs[path]
+            if len(args) != len(graph.inputs):
+                named = dict(zip(graph.inputs, args, strict=False)) | kwargs
+                args = [named.get(name, graph.defaults.get(name)) for name in graph.inputs]
+            return self.run_graph(graph, args, f"{path}." if path else "")
         return self._lower(_layers.get(layer.kind, []), Node("module", path), layer, args, kwargs)
 
     def run_part(self, layer: Layer, args: Any, kwargs: Any) -> Any:
