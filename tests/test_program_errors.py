@@ -241,3 +241,17 @@ def test_more_memory_than_there_is_between(steps: Callable[[Any, Tensor], Any]) 
     with pytest.raises((InputError, MemoryError, RuntimeError), match=r"."):
         program(torch.randn(1, 8).expand(2**46, 8))
     assert same_bits(program(torch.ones(2, 8)), model(torch.ones(2, 8)))
+
+
+def test_what_torch_refuses_is_named() -> None:
+    program = intaglio.compile(dynamic(Steps(lambda m, x: torch.bmm(m.a(x), m.a(x)))))
+    refused(program, "torch.bmm: .*3D tensor", torch.randn(4, 8))
+
+
+def test_packed_sequences() -> None:
+    program = intaglio.compile(dynamic(WithStates(nn.GRU(5, 6))))
+    packed = nn.utils.rnn.pack_sequence([torch.randn(3, 5), torch.randn(2, 5)])
+    with pytest.raises(InputError, match=r"'layer' .*dynamic_gru"):
+        program(packed)
+    x = torch.randn(4, 3, 5)
+    assert program(x)[0].shape == (4, 3, 6)
