@@ -99,6 +99,7 @@ def test_wrong_shapes_of_sequences_and_states() -> None:
     refused(program, "'lstm'", torch.randn(2, 3, 7))
     refused(program, "'lstm'", torch.randn(2, 3, 4, 6))
     program = intaglio.compile(dynamic(WithStates(nn.GRU(5, 6))))
+    refused(program, "'layer'", torch.randn(0, 3, 5))
     x = torch.randn(4, 3, 5)
     refused(program, "'layer'.*a state has shape", x, torch.randn(1, 2, 6))
     refused(program, "'layer'.*a state has shape", x, torch.randn(2, 3, 6))
