@@ -172,7 +172,7 @@ class Planner:
 
     def constant(self, values: np.ndarray[Any, Any], quant: Quant | None = None) -> Array:
         """An array whose values are known."""
-        values = np.ascontiguousarray(values)
+        values = np.ascontiguousarray(values).reshape(values.shape)  # which a number keeps
         buffer = Buffer("constant", values.nbytes, values.ctypes.data, values)
         return Array(
             buffer, values.shape, contiguous_strides(values.shape), values.dtype.name, quant, 0, values
