@@ -1,5 +1,4 @@
-"""A program gives the bits of its model: for every rule, for images and sequences, on every CPU, split
-anyhow."""
+"""A program gives its model's bits: for every rule, for images and sequences, on every CPU, split anyhow."""
 
 from __future__ import annotations
 
@@ -304,3 +303,80 @@ def test_steps_of_floats(name: str) -> None:
         for a, b in zip(found, expected, strict=True):
             assert a.shape == b.shape
             assert sqnr(a, b) > 60
+
+
+# ---- Layers in many places, hooks, graphs in graphs --------------------------------------------------------
+
+
+class Sharing(nn.Module):
+    """One layer under five names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(8, 8)
+        self.blocks = nn.ModuleList([self.first, nn.Sequential(self.first, nn.ReLU(), self.first)])
+        self.alias = self.blocks[1]
+
+    def forward(self, x: Tensor) -> Tensor:
+        for block in self.blocks:
+            x = block(x)
+        return self.alias(x)  # type: ignore[no-any-return, operator]
+
+
+def test_layers_that_stand_in_several_places() -> None:
+    model, x = dynamic(Sharing()), torch.randn(4, 8)
+    program = intaglio.compile(model)
+    assert same_bits(program(x), model(x))
+    labels = [call.label for call in program.plan_for(x).calls]
+    assert labels == ["first", "blocks.1.0", "blocks.1.2", "blocks.1.0", "blocks.1.2"]
+
+
+def test_hooks_are_called() -> None:
+    model: Any = dynamic(nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8)))
+    model[0].register_forward_hook(lambda module, args, output: output * 2)
+    model[1].register_forward_pre_hook(lambda module, args: (args[0] + 1,))
+    model.register_forward_hook(lambda module, args, output: output - 1)
+    program, x = intaglio.compile(model), torch.randn(4, 8)
+    assert sqnr(program(x), model(x)) > 60
+    assert "'0' (dynamic_linear with hooks)" in program.left_to_host
+
+
+class Scaled(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x: Tensor, y: Tensor, scale: float = 2.0) -> Tensor:
+        return self.a(x) * scale + self.b(y)  # type: ignore[no-any-return]
+
+
+class Inside(torch.fx.Tracer):
+    def is_leaf_module(self, m: nn.Module, qualified_name: str) -> bool:
+        return not isinstance(m, Scaled)
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda inner, x, y: inner(x, y, 3.0),
+        lambda inner, x, y: inner(x, y),
+        lambda inner, x, y: inner(x, scale=0.5, y=y),
+        lambda inner, x, y: inner(y=x, x=y),
+    ],
+)
+def test_graphs_in_graphs(call: Callable[..., Tensor]) -> None:
+    inner = dynamic(Scaled())
+    inner = torch.fx.GraphModule(inner, Inside().trace(inner))
+
+    class Outer(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = inner
+
+        def forward(self, x: Tensor, y: Tensor) -> Tensor:
+            return call(self.inner, x, y)
+
+    outer = Outer().eval()
+    outer = torch.fx.GraphModule(outer, Inside().trace(outer))
+    x, y = torch.randn(4, 8), torch.randn(4, 8)
+    assert same_bits(intaglio.compile(outer)(x, y), outer(x, y))

@@ -117,7 +117,7 @@ struct Bindings {
           const nanobind::gil_scoped_release release;
           driver(arguments...);
         },
-        names..., nanobind::arg("threads"));
+        names..., nanobind::arg("threads") = 1);
     define_step(name, driver, std::make_index_sequence<sizeof...(Arguments) - 1>{}, names...);
   }
 

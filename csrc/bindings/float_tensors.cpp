@@ -78,10 +78,20 @@ void bind_float_tensors(Bindings& b) {
       "mean_rows",
       [](Address x, int64_t x_stride, int64_t rows, int64_t cols, Address y, int64_t batch,
          int64_t batch_stride, Threads threads) {
-        mean_rows({pointer<const float>(x), x_stride, rows, cols, pointer<float>(y)}, batch, batch_stride,
-                  threads);
+        mean_rows({x, x_stride, rows, cols, y, static_cast<float>(rows)}, batch, batch_stride, threads);
       },
       "x"_a, "x_stride"_a, "rows"_a, "cols"_a, "y"_a, "batch"_a, "batch_stride"_a);
+  b.driver(
+      "sum_rows",
+      [](Address x, int64_t x_stride, int64_t rows, int64_t cols, Address y, int64_t batch,
+         int64_t batch_stride,
+         Threads threads) { mean_rows({x, x_stride, rows, cols, y, 1.0f}, batch, batch_stride, threads); },
+      "x"_a, "x_stride"_a, "rows"_a, "cols"_a, "y"_a, "batch"_a, "batch_stride"_a);
+  b.driver(
+      "select_floats",
+      [](Address mask, Address a, bool a_is_one, Address b, bool b_is_one, int64_t count, Address y,
+         Threads threads) { select_floats({mask, a, a_is_one, b, b_is_one, count, y}, threads); },
+      "mask"_a, "a"_a, "a_is_one"_a, "b"_a, "b_is_one"_a, "count"_a, "y"_a);
   b.driver(
       "unit_rows",
       [](Address x, int64_t x_stride, int64_t rows, int64_t cols, float epsilon, Address y, int64_t y_stride,

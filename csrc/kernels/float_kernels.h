@@ -152,12 +152,13 @@ struct CombineFloatsArgs {
   int64_t y_stride;
 };
 
-// y[c] = (((x[0][c] + x[1][c]) + x[2][c]) + ...) / float(rows).
+// y[c] = (((x[0][c] + x[1][c]) + x[2][c]) + ...) / divisor.
 struct MeanRowsArgs {
   const float* x;  // (rows, cols), rows x_stride floats apart
   int64_t x_stride;
   int64_t rows, cols;
   float* y;
+  float divisor;  // float(rows) of a mean, 1 of a sum
 };
 
 // y[r] = x[r] / max(sqrt(sum of squares of x[r]), epsilon). y may be x.

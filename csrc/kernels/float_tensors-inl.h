@@ -116,10 +116,10 @@ inline void mean_columns(const MeanRowsArgs& args, int64_t column, int n) {
       const F v = NV == 1 ? load_n(x, n) : load(x + j * kLanes);
       sum[j] = r == 0 ? v : add(sum[j], v);
     }
-  const F count = set(static_cast<float>(args.rows));
+  const F divisor = set(args.divisor);
 #pragma GCC unroll 4
   for (int j = 0; j < NV; ++j) {
-    const F mean = div(sum[j], count);
+    const F mean = div(sum[j], divisor);
     float* y = args.y + column + j * kLanes;
     NV == 1 ? store_n(y, mean, n) : store(y, mean);
   }

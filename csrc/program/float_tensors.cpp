@@ -120,4 +120,13 @@ void mean_rows(const MeanRowsArgs& args, int64_t batch, int64_t batch_stride, in
   });
 }
 
+void select_floats(const SelectCall& call, int threads) {
+  run_parallel(useful_threads(call.count, threads), [&](int thread, int count) {
+    const Share items = share_of(call.count, 64, thread, count);
+    const int64_t a_step = call.a_is_one ? 0 : 1, b_step = call.b_is_one ? 0 : 1;
+    for (int64_t i = items.begin; i < items.end; ++i)
+      call.y[i] = call.mask[i] != 0 ? call.a[i * a_step] : call.b[i * b_step];
+  });
+}
+
 }  // namespace intaglio

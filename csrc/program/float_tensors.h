@@ -31,6 +31,18 @@ struct EmbedCall {
 // Throws std::out_of_range for an index that its table does not have.
 void embed_rows(const EmbedCall& call);
 
+// y[i] = mask[i] ? a[i] : b[i], where a or b may be one value for all.
+struct SelectCall {
+  const uint8_t* mask;
+  const float* a;
+  bool a_is_one;
+  const float* b;
+  bool b_is_one;
+  int64_t count;
+  float* y;
+};
+
+void select_floats(const SelectCall& call, int threads);
 void softmax_floats(const SoftmaxFloatsArgs& args, int threads);
 void combine_floats(const CombineFloatsArgs& args, int threads);
 void unit_rows(const UnitRowsArgs& args, int threads);

@@ -53,8 +53,10 @@ def compile(model: nn.Module, example_inputs: Any = None) -> Program:
     """
     if not isinstance(model, nn.Module):
         raise ConversionError(f"compile takes an nn.Module, not {type(model).__name__}")
-    if model.training:
-        raise ConversionError("the model is in training mode: call model.eval() before compile")
+    for path, module in model.named_modules():
+        if module.training:
+            where = f"'{path}' ({type(module).__name__})" if path else "the model"
+            raise ConversionError(f"{where} is in training mode: call model.eval() before compile")
     if not any(isinstance(module, QuantizedModule) for module in model.modules()):
         raise ConversionError(
             "nothing to compile: no module of the model is quantized. Convert it first "

@@ -118,7 +118,7 @@ def _read(model: nn.Module, name: str = "") -> tuple[Model, dict[str, nn.Module]
     opaque: dict[str, str] = {}
     for path, module, same_as in walk_modules(model):
         if same_as is not None:
-            aliases[path] = same_as
+            aliases[path], layers[path] = same_as, layers[same_as]
             continue
         modules[path] = module
         layers[path] = _layer(path, module, opaque)
@@ -130,7 +130,7 @@ def _read(model: nn.Module, name: str = "") -> tuple[Model, dict[str, nn.Module]
         return model_of_region(name, found, graphs), modules
     if isinstance(model, (QuantizedModule, nn.Sequential)) and not opaque:
         return model_of_layer(name, found, graphs), modules
-    leaves = frozenset(path for path in layers if path and not _is_around(path, opaque))
+    leaves = frozenset(p for p in layers if p and p not in aliases and not _is_around(p, opaque))
     names = {id(t): n for n, t in itertools.chain(model.named_parameters(), model.named_buffers())}
     recorded, constants = record_forward(model, leaves, names)
     root = layers[""]
@@ -147,7 +147,10 @@ def _is_around(path: str, opaque: Mapping[str, str]) -> bool:
 
 def _layer(path: str, module: nn.Module, opaque: dict[str, str]) -> Layer:
     if isinstance(module, QuantizedModule):
-        return LiveLayer(path, module, module.kind, module.config())
+        # No lowering knows what hooks do: torch calls such a module.
+        has_hooks = any(part._forward_hooks or part._forward_pre_hooks for part in module.modules())
+        kind = f"{module.kind} with hooks" if has_hooks else module.kind
+        return LiveLayer(path, module, kind, module.config())
     if isinstance(module, fx.GraphModule):
         return LiveLayer(path, module, GRAPH_CLASS, {})
     config: Mapping[str, Any] = {}

@@ -198,11 +198,13 @@ class Array:
     def expand(self, shape: Sequence[int]) -> Array:
         """Broadcast to `shape`; -1 keeps a size."""
         lead = len(shape) - self.ndim
+        if lead < 0:
+            raise InputError(f"a tensor of shape {self.shape} cannot be expanded to {tuple(shape)}")
         sizes, strides = [], []
         for a, wanted in enumerate(shape):
             own = self.shape[a - lead] if a >= lead else 1
-            wanted = own if wanted == -1 else wanted
-            if own not in (1, wanted):
+            wanted = own if wanted == -1 and a >= lead else wanted
+            if wanted < 0 or own not in (1, wanted):
                 raise InputError(f"a tensor of shape {self.shape} cannot be expanded to {tuple(shape)}")
             sizes.append(wanted)
             strides.append(self.strides[a - lead] if a >= lead and own == wanted else 0)

@@ -205,7 +205,7 @@ def map_values(value: Any, change: Callable[[Any], Any]) -> Any:
     if isinstance(value, slice):
         return slice(*(map_values(item, change) for item in (value.start, value.stop, value.step)))
     if isinstance(value, tuple) and hasattr(value, "_fields"):
-        return type(value)(*(map_values(item, change) for item in value))
+        return type(value)._make(map_values(item, change) for item in value)  # type: ignore[attr-defined]
     if isinstance(value, (list, tuple)):
         return type(value)(map_values(item, change) for item in value)
     if isinstance(value, Made):

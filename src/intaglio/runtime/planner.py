@@ -18,7 +18,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
 
-from intaglio.errors import InputError
+from intaglio.errors import InputError, IntaglioError
 from intaglio.files.python_names import BUILTINS, MATH, OPERATORS
 from intaglio.runtime.array import Array, Buffer, Quant, contiguous_strides, image_strides
 from intaglio.runtime.graph import Graph, Layer, Made, Node, Value, map_values
@@ -194,7 +194,7 @@ class Planner:
 
     def constant(self, values: np.ndarray[Any, Any], quant: Quant | None = None) -> Array:
         """An array whose values are known."""
-        values = np.ascontiguousarray(values)
+        values = np.ascontiguousarray(values).reshape(values.shape)  # which a number keeps
         buffer = Buffer("constant", values.nbytes, values.ctypes.data, values)
         return Array(
             buffer, values.shape, contiguous_strides(values.shape), values.dtype.name, quant, 0, values
@@ -277,6 +277,8 @@ class Planner:
         name = {"method": "Tensor.", "attribute": "attribute."}.get(node.kind, "") + node.target
         self.label = node.target
         arrays = arrays_in([args, kwargs])
+        if not arrays and node.function in (int, float, bool):
+            return node.function(*args, **kwargs)
         if isinstance(node.function, type):
             return Made(node.function, args, kwargs)
         if node.kind == "attribute" and isinstance(args[0], Made):
@@ -292,7 +294,11 @@ class Planner:
         layer = self.layers[path]
         self.label = path or layer.kind
         if path in self.graphs:
-            return self.run_graph(self.graphs[path], args, f"{path}." if path else "")
+            graph = self.graphs[path]
+            if len(args) != len(graph.inputs):
+                named = dict(zip(graph.inputs, args, strict=False)) | kwargs
+                args = [named.get(name, graph.defaults.get(name)) for name in graph.inputs]
+            return self.run_graph(graph, args, f"{path}." if path else "")
         return self._lower(_layers.get(layer.kind, []), Node("module", path), layer, args, kwargs)
 
     def run_part(self, layer: Layer, args: Any, kwargs: Any) -> Any:
@@ -350,7 +356,12 @@ class Planner:
         is_known = all(array.is_constant for array in arrays)
         is_random = node.kind != "module" and any(mark in node.target for mark in _RANDOM)
         lent: list[np.ndarray[Any, Any]] = []
-        example = self._example(function, args, kwargs, lent)
+        try:
+            example = self._example(function, args, kwargs, lent)
+        except IntaglioError:
+            raise
+        except (ArithmeticError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+            raise InputError(f"{label}: {error}") from error
         if is_known and not is_random:
             return map_values(example, self._keep)
         self.left_to_host.setdefault(label, why)

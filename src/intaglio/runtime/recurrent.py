@@ -214,6 +214,12 @@ def _multihead_attention(
     if query.ndim != 3 or (attn_mask is not None and not is_causal and attn_mask.ndim != 2):
         raise NotLowered(f"it takes a query of shape {query.shape}")
 
+    if attn_mask is not None and not is_causal and attn_mask.dtype == "bool":
+        # Here True is what may not be seen, in scaled_dot_product_attention what may.
+        if attn_mask.data is None:
+            raise NotLowered("its mask is bool and known in each call alone")
+        attn_mask = planner.constant(~attn_mask.data)
+
     def project(name: str, x: Array) -> Array:
         return planner.run_part(layer.part(name, parts[name]["kind"], parts[name]["config"]), (x,), {})  # type: ignore[no-any-return]
 

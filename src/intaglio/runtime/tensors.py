@@ -12,7 +12,7 @@ import numpy as np
 
 from intaglio.runtime.array import Array, broadcast_shapes, contiguous_strides
 from intaglio.runtime.floats import add_rows, as_rows, check_float, rows_of
-from intaglio.runtime.graph import Layer
+from intaglio.runtime.graph import Layer, Named
 from intaglio.runtime.planner import NotLowered, Planner, lower_function, lower_layer
 from intaglio.runtime.recurrent import own_indices
 
@@ -102,34 +102,126 @@ def _normalize(
 # ---- Means -----------------------------------------------------------------------------------------------
 
 
-@lower_function("torch.mean", "Tensor.mean")
-def _mean(
-    planner: Planner, input: Array, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
-) -> Array:
+def _reduce(driver: str, *names: str) -> None:
     """Over one axis, the others being batches before it and columns after it."""
-    check_float(input)
-    dims = [dim] if isinstance(dim, int) else list(dim or ())
-    if len(dims) != 1 or dtype is not None:
-        raise NotLowered("it is over more than one axis")
-    axis = input.axis(dims[0])
-    if axis == input.ndim - 1 or input.shape[axis] == 0:
-        raise NotLowered("it is over the last axis")
-    x = planner.contiguous(input)
-    batch, rows, cols = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
-    shape = [*x.shape[:axis], *([1] if keepdim else []), *x.shape[axis + 1 :]]
-    y = planner.new(shape)
+
+    @lower_function(*names)
+    def lower(
+        planner: Planner, input: Array, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+    ) -> Array:
+        check_float(input)
+        dims = [dim] if isinstance(dim, int) else list(dim or ())
+        if len(dims) != 1 or dtype is not None:
+            raise NotLowered("it is over more than one axis")
+        axis = input.axis(dims[0])
+        if input.shape[axis] == 0:
+            raise NotLowered("it is over nothing")
+        x = planner.contiguous(input)
+        batch, rows, cols = prod(x.shape[:axis]), x.shape[axis], prod(x.shape[axis + 1 :])
+        y = planner.new([*x.shape[:axis], *([1] if keepdim else []), *x.shape[axis + 1 :]])
+        planner.call(
+            driver,
+            "y",
+            x=x,
+            x_stride=cols,
+            rows=rows,
+            cols=cols,
+            y=y,
+            batch=batch,
+            batch_stride=rows * cols,
+        )
+        return y
+
+
+_reduce("mean_rows", "torch.mean", "Tensor.mean")
+_reduce("sum_rows", "torch.sum", "Tensor.sum")
+
+
+# ---- Masks -----------------------------------------------------------------------------------------------
+
+_NOT = np.array([1] + [0] * 255, np.uint8)
+
+
+def _mask(planner: Planner, x: Any) -> Array:
+    if not isinstance(x, Array) or x.dtype != "bool":
+        raise NotLowered("its mask is not bool")
+    return x
+
+
+@lower_function("operator.invert", "torch.logical_not", "Tensor.logical_not", "torch.bitwise_not")
+def _invert(planner: Planner, x: Array) -> Array:
+    x = planner.dense(_mask(planner, x))
+    y = planner.new(x.shape, "bool", None, x.strides)
     planner.call(
-        "mean_rows",
-        "y",
-        x=x,
-        x_stride=cols,
-        rows=rows,
-        cols=cols,
-        y=y,
-        batch=batch,
-        batch_stride=rows * cols,
+        "look_up_bytes", "y", x=x, count=x.size, table=planner.constant(_NOT), y=y, permutes_bytes=False
     )
     return y
+
+
+def select(planner: Planner, mask: Array, a: Any, b: Any) -> Array:
+    """`a` where `mask` is true, else `b`; each a tensor or a number."""
+    parts = [_operand(planner, part) for part in (a, b)]
+    shape = broadcast_shapes(mask.shape, *(part.shape for part in parts))
+
+    def whole(part: Array) -> Array:
+        return part if part.ndim == 0 else planner.contiguous(part.expand(shape))
+
+    chosen = planner.contiguous(_mask(planner, mask).expand(shape))
+    x, y = (whole(part) for part in parts)
+    result = planner.new(shape)
+    planner.call(
+        "select_floats",
+        "y",
+        mask=chosen,
+        a=x,
+        a_is_one=x.ndim == 0,
+        b=y,
+        b_is_one=y.ndim == 0,
+        count=chosen.size,
+        y=result,
+    )
+    return result
+
+
+@lower_function("Tensor.masked_fill", "torch.masked_fill")
+def _masked_fill(planner: Planner, input: Array, mask: Array, value: float) -> Array:
+    check_float(input)
+    return select(planner, _mask(planner, mask), value, input)
+
+
+@lower_function("torch.where", "Tensor.where")
+def _where(planner: Planner, condition: Array, input: Any, other: Any) -> Array:
+    if all(not isinstance(part, Array) for part in (input, other)):
+        raise NotLowered("it chooses between numbers")
+    return select(planner, _mask(planner, condition), input, other)
+
+
+@lower_function("Tensor.to", "Tensor.type")
+def _to(planner: Planner, x: Array, *wanted: Any, **named: Any) -> Array:
+    """Between floats nothing is done; a mask becomes ones and zeros."""
+    others = [part for part in (*wanted, *named.values()) if not isinstance(part, (bool, type(None)))]
+    names = [part for part in others if isinstance(part, Named)]
+    if len(names) != len(others) or any(n.kind == "device" and n.name != "cpu" for n in names):
+        raise NotLowered("it is moved elsewhere")
+    return _as_type(planner, x, next((n.name for n in names if n.kind == "dtype"), x.dtype))
+
+
+@lower_function("Tensor.float")
+def _float(planner: Planner, x: Array, **named: Any) -> Array:
+    return _as_type(planner, x, "float32")
+
+
+@lower_function("Tensor.type_as")
+def _type_as(planner: Planner, x: Array, other: Array) -> Array:
+    return _as_type(planner, x, "float32" if other.quant is not None else other.dtype)
+
+
+def _as_type(planner: Planner, x: Array, name: str) -> Array:
+    if x.quant is None and x.dtype == name:
+        return x
+    if x.dtype != "bool" or name != "float32":
+        raise NotLowered(f"it turns {x.dtype} to {name}")
+    return select(planner, x, 1.0, 0.0)
 
 
 # ---- Arithmetic ------------------------------------------------------------------------------------------
