@@ -104,6 +104,11 @@ def _gain_of_winograd(result: CaseResult) -> float | None:
 
 
 LEGACY = ("legacy fbgemm", "legacy onednn")
+PEERS = (*LEGACY, "ONNX Runtime", "OpenVINO static", "OpenVINO dynamic", "torchao compiled")
+
+
+def _is_model(result: CaseResult) -> bool:
+    return result.group in ("minilm", "lstm", "vision")
 
 
 def _is_lite0(result: CaseResult) -> bool:
@@ -180,5 +185,6 @@ GOALS = (
         lambda result: result.group == "vision",
         _least_ratio(*LEGACY),
     ),
+    Goal("Programs: the best of all peers / intaglio", 1.1, _is_model, _least_ratio(*PEERS)),
     Goal("EfficientNet-Lite0: torch float32 / intaglio", 5.0, _is_lite0, _least_ratio("torch float32")),
 )

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from benchmarks.workloads import Case, Inputs, Network
 from intaglio.demo.carriers import MINILM, VOICE_ENCODER, Carrier, cache_folder, locate
 from intaglio.demo.mel import SAMPLE_RATE, mel_frames
-from intaglio.demo.minilm import load_minilm
+from intaglio.demo.minilm import MiniLM, load_minilm
 from intaglio.demo.voice_encoder import load_voice_encoder
 from intaglio.demo.wordpiece import WordPiece
 
@@ -21,7 +21,7 @@ CALIBRATION_BATCHES = 8
 
 
 def make_minilm(shapes: Sequence[tuple[int, ...]]) -> Iterator[Network]:
-    """MiniLM on the words of this repository's licence, at `(batch, tokens)`."""
+    """MiniLM on the words of this repository's licence, at `(batch, tokens)`, and a BERT-base of random weights."""
     files = _locate(MINILM)
     module = load_minilm(files["model.safetensors"])
     licence = (Path(__file__).parents[1] / "LICENSE").read_text(encoding="utf-8")
@@ -39,6 +39,16 @@ def make_minilm(shapes: Sequence[tuple[int, ...]]) -> Iterator[Network]:
         cases=tuple(Case(f"{b}x{t}", take(b, t, 0), 2 * b * t * weights) for b, t in shapes),
         calibration=tuple(take(1, 128, 1024 + 128 * i) for i in range(CALIBRATION_BATCHES)),
         attention={"num_heads": 12, "hidden_size": 384},
+    )
+    bert = MiniLM(width=768, feedforward=3072, layers=12).eval()
+    weights = sum(layer.weight.numel() for layer in bert.modules() if isinstance(layer, nn.Linear))
+    yield Network(
+        group="minilm",
+        name="BERT-base",
+        module=bert,
+        cases=(Case("BERT-base, 1x128", take(1, 128, 0), 2 * 128 * weights),),
+        calibration=tuple(take(1, 128, 1024 + 128 * i) for i in range(CALIBRATION_BATCHES)),
+        attention={"num_heads": 12, "hidden_size": 768},
     )
 
 

@@ -14,7 +14,7 @@ from benchmarks.training.table import render_training
 __all__ = ["render_markdown"]
 
 TITLES = {
-    "minilm": "MiniLM-L6, a sentence encoder",
+    "minilm": "MiniLM-L6, a sentence encoder, and BERT-base",
     "lstm": "LSTM, a voice encoder",
     "vision": "Convolutional networks",
 }

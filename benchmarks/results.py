@@ -14,9 +14,19 @@ from benchmarks.coverage.records import ModelCoverage, model_from_dict
 from benchmarks.timing import Spread
 from benchmarks.training.records import TrainingRow, row_from_dict
 
-__all__ = ["OURS", "OUR_DIRECT_FORM", "OUR_KERNEL", "CaseResult", "Entry", "Run", "case_from_dict"]
+__all__ = [
+    "OURS",
+    "OUR_DIRECT_FORM",
+    "OUR_KERNEL",
+    "OUR_MODULES",
+    "CaseResult",
+    "Entry",
+    "Run",
+    "case_from_dict",
+]
 
 OURS = "intaglio"
+OUR_MODULES = "intaglio, module by module"
 OUR_KERNEL = "intaglio's kernel"
 OUR_DIRECT_FORM = "intaglio's direct form"
 

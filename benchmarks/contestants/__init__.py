@@ -10,7 +10,7 @@ from benchmarks.contestants.convolutions import (
     LegacyConvFbgemm,
     LegacyConvOnednn,
 )
-from benchmarks.contestants.intaglio_dynamic import Intaglio, IntaglioKernel
+from benchmarks.contestants.intaglio_dynamic import Intaglio, IntaglioKernel, IntaglioModules
 from benchmarks.contestants.onnx_runtime import OnnxRuntimeDynamic
 from benchmarks.contestants.openvino_int8 import OpenVinoDynamic, OpenVinoStatic
 from benchmarks.contestants.torch_eager import LegacyFbgemm, LegacyOnednn, TorchFloat
@@ -28,6 +28,7 @@ __all__ = [
 
 CONTESTANTS: tuple[type[Contestant], ...] = (
     Intaglio,
+    IntaglioModules,
     IntaglioKernel,
     TorchFloat,
     LegacyFbgemm,

@@ -1,4 +1,4 @@
-"""intaglio: its modules as a user makes them, and for a Linear the kernel call within."""
+"""intaglio: programs as a user makes them, the modules by themselves, and for a Linear the kernel call within."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 import intaglio
 from benchmarks.contestants.contestant import Contestant, Program
-from benchmarks.results import OUR_KERNEL, OURS
+from benchmarks.results import OUR_KERNEL, OUR_MODULES, OURS
 from benchmarks.workloads import Inputs, Network
 from intaglio import _core
 from intaglio.nn.linear import DynamicLinear
 
-__all__ = ["Intaglio", "IntaglioKernel"]
+__all__ = ["Intaglio", "IntaglioKernel", "IntaglioModules"]
 
 STATIC = frozenset({"vision"})
 """The groups whose networks have stubs."""
@@ -31,14 +31,12 @@ def quantize_static(network: Network) -> nn.Module:
     return intaglio.convert(prepared, inplace=True)
 
 
-class Intaglio(Contestant):
+class IntaglioModules(Contestant):
     """The project's own modules, defaults everywhere."""
 
-    name = OURS
-    configuration = (
-        "`intaglio.quantize_dynamic(model)`; networks with stubs by `fuse_modules`, `prepare` and `convert` "
-        "with the x86 qconfig; defaults, eager, module by module"
-    )
+    name = OUR_MODULES
+    configuration = "the same model, called as it is: eager, module by module"
+    skips = frozenset({"kernels"})
 
     def __init__(self, network: Network, threads: int) -> None:
         super().__init__(network, threads)
@@ -50,7 +48,25 @@ class Intaglio(Contestant):
         return Program(lambda: self.module(*inputs), lambda: self.module(*inputs))
 
 
-class IntaglioKernel(Intaglio):
+class Intaglio(IntaglioModules):
+    """The same compiled: what a user gets with one word more. A single Linear is called as a module."""
+
+    name = OURS
+    configuration = (
+        "`intaglio.compile(intaglio.quantize_dynamic(model))`; networks with stubs by `fuse_modules`, `prepare` "
+        "and `convert` with the x86 qconfig; defaults; a single Linear is not compiled"
+    )
+    skips = frozenset()
+
+    def bind(self, inputs: Inputs) -> Program:
+        """Call the program."""
+        if self.network.group == "kernels":
+            return super().bind(inputs)
+        program = intaglio.compile(self.module, inputs)
+        return Program(lambda: program(*inputs), lambda: program(*inputs))
+
+
+class IntaglioKernel(IntaglioModules):
     """What `Intaglio` runs for a Linear, without the Python around it: one call of the C++ core."""
 
     name = OUR_KERNEL
