@@ -21,7 +21,8 @@ CALIBRATION_BATCHES = 8
 
 
 def make_minilm(shapes: Sequence[tuple[int, ...]]) -> Iterator[Network]:
-    """MiniLM on the words of this repository's licence, at `(batch, tokens)`, and a BERT-base of random weights."""
+    """MiniLM on the words of this repository's licence, at `(batch, tokens)`, and a BERT-base of random
+    weights."""
     files = _locate(MINILM)
     module = load_minilm(files["model.safetensors"])
     licence = (Path(__file__).parents[1] / "LICENSE").read_text(encoding="utf-8")

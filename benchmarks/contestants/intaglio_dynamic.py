@@ -1,4 +1,5 @@
-"""intaglio: programs as a user makes them, the modules by themselves, and for a Linear the kernel call within."""
+"""intaglio: programs as a user makes them, the modules by themselves, and for a Linear the kernel call
+within."""
 
 from __future__ import annotations
 
@@ -53,7 +54,8 @@ class Intaglio(IntaglioModules):
 
     name = OURS
     configuration = (
-        "`intaglio.compile(intaglio.quantize_dynamic(model))`; networks with stubs by `fuse_modules`, `prepare` "
+        "`intaglio.compile(intaglio.quantize_dynamic(model))`; networks with stubs by "
+        "`fuse_modules`, `prepare` "
         "and `convert` with the x86 qconfig; defaults; a single Linear is not compiled"
     )
     skips = frozenset()

@@ -64,7 +64,7 @@ def compile(model: nn.Module, example_inputs: Any = None) -> Program:
         )
     example = None if example_inputs is None else read_example_inputs(example_inputs)
     read, modules = read_model(model, example)
-    program = Program(read, TorchHost(modules))
+    program = Program(read, TorchHost(modules), model)
     if example is not None:
         program.plan_for(*example.args, **example.kwargs)
     return program

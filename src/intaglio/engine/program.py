@@ -9,7 +9,7 @@ from enum import Enum
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from intaglio.engine.torch_host import qparams_of, quant_of
 from intaglio.errors import InputError
@@ -56,8 +56,10 @@ class Program(BaseProgram):
     once: each call works in an arena of its own, and the GIL is released meanwhile.
     """
 
-    def __init__(self, model: Model, host: Host) -> None:
+    def __init__(self, model: Model, host: Host, saved_as: nn.Module) -> None:
         super().__init__(model, host)
+        self.saved_as = saved_as
+        """The converted model, which `intaglio.save` writes."""
         # Of calls with plain tensors alone: plan and outputs, found without looking at the arguments twice.
         self._known: dict[Any, tuple[Plan, list[_Output]]] = {}
 

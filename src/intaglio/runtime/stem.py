@@ -1,4 +1,7 @@
-"""Fuses the quantization of an image into the convolution that alone reads it. May import planner and array."""
+"""Fuses the quantization of an image into the convolution that alone reads it.
+
+May import planner and array.
+"""
 
 from __future__ import annotations
 

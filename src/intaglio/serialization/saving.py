@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.metadata import version
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, fx, nn
@@ -55,7 +55,15 @@ from intaglio.serialization.walking import Place, walk_modules
 __all__ = ["save"]
 
 
-def save(model: nn.Module, path: str | os.PathLike[str]) -> FileDescription:
+class SavedAs(Protocol):
+    """What stands for a model that is written in its place: a program."""
+
+    @property
+    def saved_as(self) -> nn.Module:
+        """The model."""
+
+
+def save(model: nn.Module | SavedAs, path: str | os.PathLike[str]) -> FileDescription:
     """Write a quantized model to one file, a safetensors file with a recipe in its metadata; no pickle.
 
     The file takes the place of `path` only when it is whole and on the disk. Where the model's structure can
@@ -65,8 +73,8 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> FileDescription:
 
     Parameters
     ----------
-    model : nn.Module
-        A model with at least one quantized module, in eval mode or not.
+    model : nn.Module or Program
+        A model with at least one quantized module, in eval mode or not; or a program, whose model is written.
     path : str or path
         Where to write.
 
@@ -86,6 +94,7 @@ def save(model: nn.Module, path: str | os.PathLike[str]) -> FileDescription:
     --------
     See `load`.
     """
+    model = getattr(model, "saved_as", model)
     if not isinstance(model, nn.Module):
         raise ConversionError(f"save takes an nn.Module, not {type(model).__name__}")
     inventory = _take_inventory(model)
