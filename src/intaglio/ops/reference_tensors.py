@@ -34,5 +34,7 @@ def mean_rows(x: Tensor) -> Tensor:
 
 def unit_rows(x: Tensor, epsilon: float) -> Tensor:
     """The rows of `(M, N)` divided by their lengths."""
-    length = sum_rows(x, squares=True).double().sqrt().float()  # torch's float32 square root may be off by one
+    length = (
+        sum_rows(x, squares=True).double().sqrt().float()
+    )  # torch's float32 square root may be off by one
     return x / at_least(length, epsilon)[:, None]
