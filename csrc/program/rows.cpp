@@ -9,8 +9,9 @@
 namespace intaglio {
 namespace {
 
-// Floats of a block that stay in L2 beside the quantized rows and a panel of weights.
-constexpr int64_t kBlockBytes = 320 * 1024;
+// Floats, or quantized rows, of a block: what of it is read again comes from L2, most of it, and each block
+// reads all of the weights, which is dearer where they come from memory.
+constexpr int64_t kBlockBytes = 640 * 1024;
 // Rows of a block come in multiples of the first, and where rows are parted, of the second.
 constexpr int64_t kBlockGrain = 24, kRowGrain = 8;
 // Below this many multiply-adds, or floats, a second thread costs more than it brings.
@@ -126,8 +127,10 @@ void quantize_tensor(const RowsCall& call, const QuantizedRows& to) {
 
 // Each thread takes its own rows through the whole chain, block by block.
 void run_by_rows(const RowsCall& call, const PackedLayout& layout, int threads) {
-  const int64_t n = layout.n, k_padded = layout.k_padded, most = block_rows(call.m, n, k_padded);
   const bool is_plain = ends_with_product(call);
+  const int64_t n = layout.n, k_padded = layout.k_padded;
+  const int64_t most =
+      block_rows(call.m, is_plain ? 1 : n, k_padded);  // what goes elsewhere need not stay near
   const Workspace::Sizes sizes{call.x == nullptr ? 0 : most, k_padded, is_plain ? 0 : most * n, n,
                                active_kernels().gemm_scratch_bytes(most, k_padded)};
   const int64_t bytes = sizes.bytes();
