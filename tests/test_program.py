@@ -287,6 +287,7 @@ STEPS: dict[str, Callable[[Any, Tensor], Any]] = {
     "narrow_from_behind": lambda m, x: m.a(x).narrow(1, -3, 2),
     "expanded_for_the_host": lambda m, x: m.a(torch.erf(x.unsqueeze(1).expand(4, 3, 8))),
     "sliced_for_the_host": lambda m, x: torch.erf(m.a(x).t()[::2, 1:]),
+    "numbers_of_no_axis": lambda m, x: m.a(x).sum() + m.table.sum(),
     "padding": lambda m, x: nn.functional.pad(m.a(x), (1, -2)),
     "fourier": lambda m, x: m.a(torch.fft.fft(x).real),
     "no_name_for_a_constant": lambda m, x: m.a(x) + torch.arange(8.0),
