@@ -209,7 +209,7 @@ def test_models_that_were_loaded(name: str, tmp_path: Path) -> None:
 
 @pytest.mark.xfail(
     strict=True,
-    reason="a state that is loaded after compile is in the plans made after it, in part: packed weights are read "
+    reason="a state that is loaded after compile is in later plans in part: packed weights are read "
     "when a plan is made, what was prepared of the others before is kept",
 )
 def test_a_program_is_of_one_state_of_its_model() -> None:
