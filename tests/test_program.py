@@ -381,3 +381,20 @@ def test_graphs_in_graphs(call: Callable[..., Tensor]) -> None:
     outer = torch.fx.GraphModule(outer, Inside().trace(outer))
     x, y = torch.randn(4, 8), torch.randn(4, 8)
     assert same_bits(intaglio.compile(outer)(x, y), outer(x, y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("family", ["cnn", "shuffle", "lstm"])
+def test_the_default_type_of_torch_does_not_matter(family: str, dtype: torch.dtype) -> None:
+    make, inputs = FAMILIES[family]
+    model, x = make(), inputs()
+    expected = model(x)
+    first = intaglio.compile(model)
+    first(x[:1])
+    torch.set_default_dtype(dtype)
+    try:
+        found = first(x), intaglio.compile(model)(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same_bits(found[0], expected)
+    assert same_bits(found[1], expected)
