@@ -287,6 +287,7 @@ STEPS: dict[str, Callable[[Any, Tensor], Any]] = {
     "narrow_from_behind": lambda m, x: m.a(x).narrow(1, -3, 2),
     "expanded_for_the_host": lambda m, x: m.a(torch.erf(x.unsqueeze(1).expand(4, 3, 8))),
     "sliced_for_the_host": lambda m, x: torch.erf(m.a(x).t()[::2, 1:]),
+    "numbers_of_no_axis": lambda m, x: m.a(x).sum() + m.table.sum(),
     "padding": lambda m, x: nn.functional.pad(m.a(x), (1, -2)),
     "fourier": lambda m, x: m.a(torch.fft.fft(x).real),
     "no_name_for_a_constant": lambda m, x: m.a(x) + torch.arange(8.0),
@@ -380,3 +381,20 @@ def test_graphs_in_graphs(call: Callable[..., Tensor]) -> None:
     outer = torch.fx.GraphModule(outer, Inside().trace(outer))
     x, y = torch.randn(4, 8), torch.randn(4, 8)
     assert same_bits(intaglio.compile(outer)(x, y), outer(x, y))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("family", ["cnn", "shuffle", "lstm"])
+def test_the_default_type_of_torch_does_not_matter(family: str, dtype: torch.dtype) -> None:
+    make, inputs = FAMILIES[family]
+    model, x = make(), inputs()
+    expected = model(x)
+    first = intaglio.compile(model)
+    first(x[:1])
+    torch.set_default_dtype(dtype)
+    try:
+        found = first(x), intaglio.compile(model)(x)
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert same_bits(found[0], expected)
+    assert same_bits(found[1], expected)

@@ -256,3 +256,17 @@ def test_packed_sequences() -> None:
         program(packed)
     x = torch.randn(4, 3, 5)
     assert program(x)[0].shape == (4, 3, 6)
+
+
+def _write_over_a_view(m: Any, x: Tensor) -> Tensor:
+    y = m.a(x)
+    y[:, 0].add_(5.0)
+    return y  # type: ignore[no-any-return]
+
+
+def test_views_written_in_place() -> None:
+    refused(
+        intaglio.compile(dynamic(Steps(_write_over_a_view))),
+        "written in place over a view",
+        torch.randn(4, 8),
+    )

@@ -130,7 +130,7 @@ class Function(Stem):
         return found, self.sum.add(found, found)
 
 
-@pytest.mark.filterwarnings("ignore:.*all values seen lie in:intaglio.ObserverWarning")
+@pytest.mark.filterwarnings("ignore::intaglio.observer.ObserverWarning")
 @pytest.mark.parametrize("name", ALL)
 def test_functions_of_quantized_values(name: str) -> None:
     x = torch.randn(2, 4, 6, 6)

@@ -26,6 +26,7 @@ from tests.program_models import (
     PreNorm,
     Recurrent,
     Residual,
+    converted,
     converted_fx,
     dynamic,
     image,
@@ -189,6 +190,36 @@ def test_inputs_are_not_written() -> None:
         before = x.clone()
         intaglio.compile(make())(x)
         assert torch.equal(x, before)
+
+
+# ---- Files -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_models_that_were_loaded(name: str, tmp_path: Path) -> None:
+    make, inputs = MODELS[name]
+    model, x = make(), inputs()
+    intaglio.save(model, tmp_path / "model")
+    loaded = intaglio.compile(intaglio.load(tmp_path / "model"))
+    expected = intaglio.compile(model)
+    assert same_bits(loaded(x), expected(x))
+    assert same_bits(loaded(x[:1]), expected(x[:1]))
+    assert loaded.model.name == expected.model.name
+
+
+@pytest.mark.xfail(
+    strict=True,
+    reason="a state that is loaded after compile is in later plans in part: packed weights are read "
+    "when a plan is made, what was prepared of the others before is kept",
+)
+def test_a_program_is_of_one_state_of_its_model() -> None:
+    model, before = image_model(Residual), image_model(Residual)
+    program = intaglio.compile(model)
+    program(image())
+    model.load_state_dict(converted(Residual(), image(4, seed=9)).state_dict())
+    other = image(3)
+    found = program(other)
+    assert same_bits(found, before(other)) or same_bits(found, model(other))
 
 
 # ---- Profiles ----------------------------------------------------------------------------------------------

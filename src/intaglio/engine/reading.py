@@ -24,6 +24,7 @@ from intaglio.runtime.graph import Graph, Layer, Named, Node, Value, decode_argu
 from intaglio.runtime.model import Layers, Model, model_of_layer, model_of_recorded, model_of_region
 from intaglio.serialization.allowed_functions import name_of_function
 from intaglio.serialization.known_layers import describe_layer, is_known_class, qualified_name
+from intaglio.serialization.recorded_model import RecordedModel
 from intaglio.serialization.tracing import record_forward
 from intaglio.serialization.values import UnstorableError
 from intaglio.serialization.walking import walk_modules
@@ -128,6 +129,8 @@ def _read(model: nn.Module, name: str = "") -> tuple[Model, dict[str, nn.Module]
     name = name or type(model).__name__
     if "" in graphs:
         return model_of_region(name, found, graphs), modules
+    if isinstance(model, RecordedModel):
+        return model_of_recorded(model._get_name(), found, graphs, model.graph), modules
     if isinstance(model, (QuantizedModule, nn.Sequential)) and not opaque:
         return model_of_layer(name, found, graphs), modules
     leaves = frozenset(p for p in layers if p and p not in aliases and not _is_around(p, opaque))

@@ -228,7 +228,7 @@ class Array:
             raise InputError(f"a slice of a tensor cannot have step {part.step}")
         shape, strides = list(self.shape), list(self.strides)
         shape[a] = max(0, -(-(stop - start) // step))
-        strides[a] *= step
+        strides[a] *= step if shape[a] > 1 else 1  # a huge step would overflow where nothing follows
         return self.view(shape, strides, start * self.strides[a] if shape[a] else 0)
 
     def unsqueeze(self, axis: int) -> Array:

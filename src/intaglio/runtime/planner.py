@@ -172,6 +172,7 @@ class Planner:
     label: str = ""
     left_to_host: dict[str, str] = field(default_factory=dict)
     rewritten: dict[int, tuple[Array, Array]] = field(default_factory=dict)
+    overwritten: dict[int, str] = field(default_factory=dict)
 
     # ---- Arrays and calls --------------------------------------------------------------------------------
 
@@ -260,6 +261,8 @@ class Planner:
             value = values[leaf.number] if isinstance(leaf, Value) else leaf
             while id(value) in self.rewritten:
                 value = self.rewritten[id(value)][1]
+            for array in arrays_in(value) if self.overwritten else ():
+                self._check_written(array)
             return value
 
         for node in graph.nodes:
@@ -314,7 +317,17 @@ class Planner:
         result = self._lower_alone(lowerings, node, layer, args, kwargs)
         if _is_in_place(node, layer, args, kwargs) and result is not args[0]:
             self.rewritten[id(args[0])] = args[0], result
+            self.overwritten[id(args[0].buffer)] = self.label
         return result
+
+    def _check_written(self, array: Array) -> None:
+        """`InputError` for what shares memory with a tensor that was written in place, under another shape."""
+        label = self.overwritten.get(id(array.buffer))
+        if label is not None and id(array) not in self.rewritten:
+            raise InputError(
+                f"'{self.label}' reads a tensor after '{label}' has written in place over a view of it: use the "
+                "form that gives a new tensor"
+            )
 
     def _lower_alone(
         self, lowerings: Sequence[Lowering], node: Node, layer: Layer | None, args: Any, kwargs: Any

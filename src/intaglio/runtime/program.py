@@ -146,7 +146,8 @@ class BaseProgram:
     @property
     def left_to_host(self) -> dict[str, str]:
         """The steps that no kernel computes, by the names of their layers or functions, with the reason."""
-        return {name: why for plan in self._plans.values() for name, why in plan.left_to_host.items()}
+        plans = list(self._plans.values())  # which other threads add to
+        return {name: why for plan in plans for name, why in plan.left_to_host.items()}
 
     def profile(self, *args: Any, repetitions: int = 20, **kwargs: Any) -> Profile:
         """Where the time of a call goes, kernel by kernel; `str()` of it is a table.
