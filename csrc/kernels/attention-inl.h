@@ -126,12 +126,17 @@ __attribute__((noinline)) void blend_values(const AttendRowsArgs& args, const fl
 
 // ---- Weights --------------------------------------------------------------------------------------
 
+// Masks of the lowest float32 are usual: below this their product with log2 e would be -infinity.
+constexpr float kLowestMask = -2e38f;
+
 // Scores of one row with its masks; a key that is not allowed gets -infinity.
 __attribute__((noinline)) void mask_row(float* s, int64_t count, const float* mask, const uint8_t* allowed) {
-  const F factor = set(kLog2E);
+  const F factor = set(kLog2E), none = set(-__builtin_inff()), lowest = set(kLowestMask);
   if (mask != nullptr)
     for_each_part(count, [&](int64_t j, int, auto n) __attribute__((always_inline)) {
-      store_part(s + j, fma(load_part(mask + j, n), factor, load_part(s + j, n)), n);
+      const F m = load_part(mask + j, n);
+      const F bounded = choose(same_or_nan(m, none), m, max(lowest, m));
+      store_part(s + j, fma(bounded, factor, load_part(s + j, n)), n);
     });
   if (allowed != nullptr)
     for (int64_t j = 0; j < count; ++j)

@@ -49,7 +49,8 @@ def attention_rows(
     factor = torch.tensor(float(torch.tensor(scale)) * math.log2(math.e), dtype=torch.float32)
     s = chain(q, k.T) * factor
     if mask is not None:
-        s = fma32(mask, torch.tensor(LOG2E), s)
+        bounded = torch.where(mask == -torch.inf, mask, mask.clamp(min=-2e38))
+        s = fma32(bounded, torch.tensor(LOG2E), s)
     for condition in (allowed, seen):
         if condition is not None:
             s = torch.where(condition, s, torch.tensor(-torch.inf))

@@ -45,6 +45,8 @@ def rows_of(x: Array) -> tuple[int, int, int] | None:
     if x.ndim == 0:
         return 1, 1, 1
     columns = x.shape[-1]
+    if x.size == 0:
+        return prod(x.shape[:-1]), columns, columns
     if columns > 1 and x.strides[-1] != 1:
         return None
     rows, stride = 1, columns
