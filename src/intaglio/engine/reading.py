@@ -38,11 +38,12 @@ class LiveLayer(Layer):
     def __init__(self, path: str, module: nn.Module, kind: str, config: Mapping[str, Any]) -> None:
         super().__init__(path, kind, config, {})
         self.module = module
+        # As they are now: what is loaded into the model later is of no program that was compiled before.
+        self._held: dict[str, Tensor | None] = {**module._parameters, **module._buffers}
 
     def _tensor(self, name: str) -> Tensor | None:
         """A parameter or buffer, or a plain tensor that only unpacking gives."""
-        own: Tensor | None = self.module._parameters.get(name)
-        own = self.module._buffers.get(name) if own is None else own
+        own = self._held.get(name)
         if own is not None or not isinstance(self.module, QuantizedModule):
             return own
         if name not in self.module.state_spec():
@@ -73,7 +74,7 @@ class LiveLayer(Layer):
 
     def packed(self, name: str, make: Callable[[], np.ndarray[Any, Any]]) -> np.ndarray[Any, Any]:
         """The module's own packed weight."""
-        buffer = self.module._buffers.get(name)
+        buffer = self._held.get(name)
         if buffer is None:
             return super().packed(name, make)
         array: np.ndarray[Any, Any] = buffer.numpy()

@@ -75,7 +75,9 @@ class TorchHost:
 def qparams_of(quant: Quant) -> QParams:
     """Parameters as the modules have them."""
     zero_point = torch.tensor(quant.zero_point, dtype=torch.int32)
-    return QParams(torch.tensor(quant.scale, dtype=torch.float32), zero_point, UINT8, None, quant.lower, quant.upper)
+    return QParams(
+        torch.tensor(quant.scale, dtype=torch.float32), zero_point, UINT8, None, quant.lower, quant.upper
+    )
 
 
 def quant_of(qparams: QParams) -> Quant:

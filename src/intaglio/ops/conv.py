@@ -33,6 +33,7 @@ _AXES = 3
 _LARGEST = 2**31 - 1
 _CHANNELS_LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 _empty = torch.empty
+_float32 = torch.float32
 _threads = torch.get_num_threads
 
 
@@ -122,7 +123,7 @@ def unpack_conv(packed: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """
     (out_channels, in_channels, groups, *axes), _ = _core.packed_conv_spec(packed.data_ptr())
     weight = _empty(out_channels, in_channels // groups, *axes[:_AXES], dtype=torch.int8)
-    scale, bias = _empty(out_channels), _empty(out_channels)
+    scale, bias = (_empty(out_channels, dtype=torch.float32) for _ in range(2))
     _core.unpack_conv(packed.data_ptr(), weight.data_ptr(), scale.data_ptr(), bias.data_ptr())
     return weight, scale, bias
 
@@ -148,7 +149,11 @@ def run_conv_dynamic(
     depth, height, width = (*lead, *size)
     out_depth, out_height, out_width = (*lead, *output_size)
     shape = (batch, out_channels, *output_size)
-    y = _empty(shape, memory_format=_CHANNELS_LAST[x.dim()]) if channels_last else _empty(shape)
+    y = (
+        _empty(shape, dtype=_float32, memory_format=_CHANNELS_LAST[x.dim()])
+        if channels_last
+        else _empty(shape, dtype=_float32)
+    )
     _core.conv_dynamic(
         x.data_ptr(),
         batch,

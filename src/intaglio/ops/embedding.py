@@ -30,6 +30,7 @@ _PARAMS = 8
 """Bytes of a row's scale and offset."""
 
 _empty = torch.empty
+_float32 = torch.float32
 _int64 = torch.int64
 _threads = torch.get_num_threads
 
@@ -67,7 +68,7 @@ def run_embedding(table: Tensor, indices: Tensor, width: int, bits: int, layer: 
     """
     if not indices.is_contiguous():
         indices = indices.contiguous()
-    y = _empty(*indices.shape, width)
+    y = _empty(*indices.shape, width, dtype=_float32)
     try:
         _core.embedding_rows(
             table.data_ptr(),
@@ -122,7 +123,7 @@ def run_embedding_bag(
     offsets = None if offsets is None else offsets.contiguous()
     weights = None if weights is None else weights.contiguous()
     bags = indices.shape[0] if offsets is None else offsets.shape[0] - int(include_last_offset)
-    y = _empty(bags, width)
+    y = _empty(bags, width, dtype=_float32)
     try:
         _core.embedding_bags(
             table.data_ptr(),
@@ -181,7 +182,7 @@ def run_linear_rows(packed: Tensor, indices: Tensor, width: int, layer: str) -> 
     For an embedding that shares its weight with a Linear.
     """
     indices = indices.contiguous()
-    y = _empty(*indices.shape, width)
+    y = _empty(*indices.shape, width, dtype=_float32)
     try:
         _core.packed_rows(
             packed.data_ptr(),

@@ -155,7 +155,7 @@ def _dequantize_image(q: Tensor, scale: float, zero_point: int, channels_last: b
     if channels_last:
         q, x = with_channels_innermost(q), empty_image(shape, torch.float32)
     else:
-        x = _empty(shape)
+        x = _empty(shape, dtype=torch.float32)
         if not q.is_contiguous():
             planes = q.dim() > 2
             q = with_channels_innermost(q)

@@ -160,7 +160,7 @@ def run_recurrent(
     if not x.is_contiguous():
         x = x.contiguous()
     shape = x.shape
-    y = _empty(*shape[:-1], directions * h.shape[2])
+    y = _empty(*shape[:-1], directions * h.shape[2], dtype=torch.float32)
     sizes = None if batch_sizes is None else batch_sizes.to(torch.int64).contiguous()
     steps, batch = shape[0], h.shape[1]
     _core.run_recurrent(

@@ -13,6 +13,7 @@ from torch import Tensor
 __all__ = ["allocate_rows"]
 
 _empty = torch.empty
+_float32 = torch.float32
 
 
 def allocate_rows(x: Tensor, width: int) -> tuple[Tensor, int, int]:
@@ -24,9 +25,9 @@ def allocate_rows(x: Tensor, width: int) -> tuple[Tensor, int, int]:
     shape = x.shape
     if len(shape) == 2:
         rows, k = shape
-        return _empty(rows, width), rows, k
+        return _empty(rows, width, dtype=_float32), rows, k
     if len(shape) == 3:
         outer, inner, k = shape
-        return _empty(outer, inner, width), outer * inner, k
+        return _empty(outer, inner, width, dtype=_float32), outer * inner, k
     *sizes, k = shape
-    return _empty(*sizes, width), prod(sizes), k
+    return _empty(*sizes, width, dtype=_float32), prod(sizes), k

@@ -7,8 +7,10 @@ import array and planner.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import bisect
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from intaglio.runtime.array import Buffer
 from intaglio.runtime.planner import Call, HostCall
@@ -33,32 +35,65 @@ class Arena:
 
 def lay_out(calls: Sequence[Call | HostCall]) -> Arena:
     """Place every buffer of the arena that `calls` use."""
-    lives: dict[int, list[int]] = {}
-    buffers: dict[int, Buffer] = {}
+    lives: dict[int, _Life] = {}
     for moment, call in enumerate(calls):
         for array in (*call.read(), *call.written()):
             if array.buffer.home == "arena":
-                buffers[id(array.buffer)] = array.buffer
-                lives.setdefault(id(array.buffer), [moment, moment])[1] = moment
+                life = lives.setdefault(
+                    id(array.buffer), _Life(id(array.buffer), _room(array.buffer), moment)
+                )
+                life.last = moment
     live = [0] * len(calls)
-    for key, (first, last) in lives.items():
-        for moment in range(first, last + 1):
-            live[moment] += _room(buffers[key])
-    placed: list[tuple[int, int, int, int]] = []  # offset, end, first, last
+    for life in lives.values():
+        for moment in range(life.first, life.last + 1):
+            live[moment] += life.room
+    largest_live = max(live, default=0)
+    best: dict[int, int] = {}
+    smallest = -1
+    for order in _ORDERS:
+        offsets, size = _place(sorted(lives.values(), key=order))
+        if smallest < 0 or size < smallest:
+            best, smallest = offsets, size
+        if smallest <= largest_live * _GOOD_ENOUGH:
+            break
+    return Arena(best, max(smallest, 0), largest_live)
+
+
+@dataclass
+class _Life:
+    """A buffer's room and the moments of its first and last use."""
+
+    key: int
+    room: int
+    first: int
+    last: int = 0
+
+
+_GOOD_ENOUGH = 1.02
+_ORDERS: tuple[Callable[[_Life], Any], ...] = (
+    lambda life: (-life.room, life.first),
+    lambda life: (life.first, -life.room),
+    lambda life: (life.first - life.last, -life.room),
+    lambda life: (-life.room * (life.last - life.first + 1), life.first),
+    lambda life: (-life.last, -life.room),
+)
+"""Orders of placing, until one wastes next to nothing: the largest first, as they come, the longest ..."""
+
+
+def _place(lives: Sequence[_Life]) -> tuple[dict[int, int], int]:
+    """Offsets of buffers placed one after the other, each at the lowest one that is free, and the size."""
+    placed: list[tuple[int, int, _Life]] = []  # offset, end
     offsets: dict[int, int] = {}
-    for key in sorted(lives, key=lambda key: -buffers[key].bytes):
-        first, last = lives[key]
-        room = _room(buffers[key])
+    for life in lives:
         offset = 0
-        for begin, end, other_first, other_last in placed:
-            if other_first <= last and first <= other_last:
-                if begin - offset >= room:
+        for begin, end, other in placed:
+            if other.first <= life.last and life.first <= other.last:
+                if begin - offset >= life.room:
                     break
                 offset = max(offset, end)
-        offsets[key] = offset
-        placed.append((offset, offset + room, first, last))
-        placed.sort()
-    return Arena(offsets, max((end for _, end, _, _ in placed), default=0), max(live, default=0))
+        offsets[life.key] = offset
+        bisect.insort(placed, (offset, offset + life.room, life), key=lambda item: item[:2])
+    return offsets, max((end for _, end, _ in placed), default=0)
 
 
 def _room(buffer: Buffer) -> int:

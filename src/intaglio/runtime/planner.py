@@ -321,11 +321,13 @@ class Planner:
         return result
 
     def _check_written(self, array: Array) -> None:
-        """`InputError` for what shares memory with a tensor that was written in place, under another shape."""
+        """`InputError` for what shares memory with a tensor that was written in place, under another
+        shape."""
         label = self.overwritten.get(id(array.buffer))
         if label is not None and id(array) not in self.rewritten:
             raise InputError(
-                f"'{self.label}' reads a tensor after '{label}' has written in place over a view of it: use the "
+                f"'{self.label}' reads a tensor after '{label}' has written in place over a view of "
+                "it: use the "
                 "form that gives a new tensor"
             )
 
