@@ -73,7 +73,12 @@ def test_what_other_pythons_are_checked_with_passes_on_this_one(tmp_path: Path) 
         for path in installed.parent.glob(f"{installed.name}*"):  # numpy.libs too
             (tmp_path / path.name).symlink_to(path)
     environment = os.environ | {"PYTHONPATH": str(tmp_path)}
-    subprocess.run([sys.executable, "-S", str(SCRIPT)], env=environment, check=True)
+    models = tmp_path / "models"
+    models.mkdir()
+    subprocess.run(
+        [sys.executable, str(SCRIPT.with_name("write_runtime_models.py")), str(models)], check=True
+    )
+    subprocess.run([sys.executable, "-S", str(SCRIPT), str(models)], env=environment, check=True)
 
 
 def test_an_import_error_of_our_own_is_not_taken_for_a_missing_torch() -> None:

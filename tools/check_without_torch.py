@@ -2,8 +2,8 @@
 
 usage: python tools/check_without_torch.py [--script FILE] [3.10 3.11 ...]
 
-Interpreters are those on PATH called python3.10, python3.11 ... One that is not found is a failure, unless
-the command line leaves it out.
+This Python has torch and intaglio: it writes the models that the others run. They are those on PATH called
+python3.10, python3.11 ... One that is not found is a failure, unless the command line leaves it out.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+
+from write_runtime_models import write
 
 ROOT = Path(__file__).parent.parent
 VERSIONS = ("3.10", "3.11", "3.12", "3.13")
@@ -28,7 +30,7 @@ def is_found(version: str) -> bool:
     return done.stdout.strip() == version
 
 
-def check(version: str, script: Path, folder: Path) -> None:
+def check(version: str, script: Path, models: Path, folder: Path) -> None:
     """Build, install and run; raises `CalledProcessError` at the first that fails."""
     venv, wheels = folder / "venv", folder / "wheels"
     python = str(venv / "bin" / "python")
@@ -37,7 +39,7 @@ def check(version: str, script: Path, folder: Path) -> None:
     run(python, "-m", "pip", "install", "-q", "numpy")
     run(python, "-m", "pip", "install", "-q", "--no-deps", *map(str, wheels.glob("*.whl")))
     run(
-        python, "-I", str(script.resolve()), cwd=folder
+        *(python, "-I", str(script.resolve()), str(models)), cwd=folder
     )  # the sources are not in reach: the wheel is imported
 
 
@@ -53,13 +55,15 @@ def main() -> int:
     parser.add_argument("--script", type=Path, default=ROOT / "tools" / "run_without_torch.py")
     arguments = parser.parse_args()
     results = {}
+    models = Path(tempfile.mkdtemp())
+    write(models)
     for version in arguments.versions:
         if not is_found(version):
             results[version] = "NOT FOUND on PATH"
             continue
         with tempfile.TemporaryDirectory() as folder:
             try:
-                check(version, arguments.script, Path(folder))
+                check(version, arguments.script, models, Path(folder))
                 results[version] = "passed"
             except subprocess.CalledProcessError as error:
                 results[version] = f"FAILED: {' '.join(error.cmd)}"

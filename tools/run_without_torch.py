@@ -1,19 +1,25 @@
-"""What must work with numpy and without torch; tools/check_without_torch.py runs it on each Python."""
+"""What must work with numpy and without torch; tools/check_without_torch.py runs it on each Python.
+
+usage: python tools/run_without_torch.py FOLDER, with what tools/write_runtime_models.py wrote there.
+"""
 
 import importlib.util
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 import intaglio
+import intaglio.runtime
 from intaglio import _core, errors
 
 
 def measure_import() -> float:
     """Milliseconds that importing takes in a process that has started; the least of five."""
     code = (
-        "from time import perf_counter\nstart = perf_counter()\nimport intaglio._core, intaglio.errors\n"
+        "from time import perf_counter\nstart = perf_counter()\nimport intaglio.runtime\n"
         "print((perf_counter() - start) * 1e3)"
     )
     command = [sys.executable, "-c", code]
@@ -46,6 +52,34 @@ def check_kernels() -> None:
             assert (y == table[x]).all(), (isa, threads)
 
 
+def check_models(folder: Path) -> int:
+    """Saved models give the answers that they gave where torch was; how many there are."""
+    files = sorted(folder.glob("*.safetensors"))
+    for file in files:
+        with np.load(file.with_suffix(".npz")) as known:
+            inputs = [known[name] for name in sorted(known.files) if name.startswith("x")]
+            expected = [known[name] for name in sorted(known.files) if name.startswith("y")]
+        for threads in (1, 2):
+            program = intaglio.runtime.load(file, threads=threads)
+            found = flat(program(*inputs))
+            assert len(found) == len(expected)
+            for a, b in zip(found, expected):  # noqa: B905
+                assert a.dtype == b.dtype, file.name
+                assert np.array_equal(a, b), (file.name, threads, np.abs(a - b).max())
+            assert not program.left_to_host, program.left_to_host
+    return len(files)
+
+
+def flat(result: Any) -> list[Any]:
+    """The arrays of a result."""
+    if isinstance(result, np.ndarray):
+        return [result]
+    return [array for part in result for array in flat(part)]
+
+
 check_names()
 check_kernels()
-print(f"Python {sys.version.split()[0]}, numpy {np.__version__}: imported in {measure_import():.1f} ms")
+models = check_models(Path(sys.argv[1]))
+assert models > 0, f"no models in {sys.argv[1]}"
+versions = f"Python {sys.version.split()[0]}, numpy {np.__version__}"
+print(f"{versions}: {models} models, imported in {measure_import():.1f} ms")

@@ -383,6 +383,8 @@ def _affine(planner: Planner, layer: Layer, count: int, output: Quant) -> dict[s
 def _layer_norm(planner: Planner, layer: Layer, x: Array) -> Array:
     quant, normalized = quantized(planner, x), tuple(layer.config["normalized_shape"])
     cols, output = prod(normalized), output_of(layer)
+    if not normalized or not all(type(n) is int and n > 0 for n in normalized):
+        raise FileFormatError(f"{layer.where()}: no shape is {normalized}")
     if x.shape[x.ndim - len(normalized) :] != normalized:
         raise InputError(f"{layer.where()}: input has shape {x.shape}, but it must end in {normalized}")
     y = planner.new(x.shape, "uint8", output)
@@ -401,7 +403,10 @@ def _layer_norm(planner: Planner, layer: Layer, x: Array) -> Array:
 
 @lower_layer("group_norm")
 def _group_norm(planner: Planner, layer: Layer, x: Array) -> Array:
-    quant, channels, output = quantized(planner, x), layer.config["channels"], output_of(layer)
+    quant, output = quantized(planner, x), output_of(layer)
+    channels, groups = layer.count("channels"), layer.count("groups")
+    if channels % groups:
+        raise FileFormatError(f"{layer.where()}: {channels} channels are no {groups} groups")
     dims = layer.config.get("dims")
     if dims is not None and x.ndim == dims + 1:
         return _group_norm(planner, layer, x.unsqueeze(0)).squeeze([0])
@@ -417,7 +422,7 @@ def _group_norm(planner: Planner, layer: Layer, x: Array) -> Array:
         batch=x.shape[0],
         pixels=prod(x.shape[2:]),
         channels=channels,
-        groups=layer.config["groups"],
+        groups=groups,
         epsilon=layer.config["epsilon"] / quant.scale**2,
         **_affine(planner, layer, channels, output),
         y=y,

@@ -86,7 +86,7 @@ def run_rows(planner: Planner, x: Array, columns: int, **what: Any) -> Array:
 @lower_layer("dynamic_linear")
 def _dynamic_linear(planner: Planner, layer: Layer, x: Array) -> Array:
     check_float(x)
-    k, n = layer.config["in_features"], layer.config["out_features"]
+    k, n = layer.count("in_features"), layer.count("out_features")
     if x.ndim == 0 or x.shape[-1] != k:
         raise InputError(f"{layer.where()}: input has shape {x.shape}, but its last dimension must be {k}")
 
@@ -170,6 +170,8 @@ def _norm(planner: Planner, x: Array, kind: str, shape: Any, weight: Any, bias: 
         ):
             raise NotLowered("its weight is not float32")
     columns = prod(normalized)
+    if columns < 1 or any(part is not None and part.size != columns for part in (weight, bias)):
+        raise InputError(f"'{planner.label}': weight and bias must have {columns} values")
     flat = planner.reshape(x, (*x.shape[: x.ndim - len(normalized)], columns))
     y = run_rows(planner, flat, columns, norm=NORMS[kind], weight=weight, bias=bias, epsilon=epsilon)
     return planner.reshape(y, x.shape)

@@ -108,12 +108,20 @@ class Layer:
         found = self._arrays.get(name)
         if found is None:
             raise FileFormatError(f"module {self.where()} lacks its tensor {name!r}")
+        found = np.ascontiguousarray(found) if found.ndim else found
         if shape is not None and (found.shape != tuple(shape) or found.dtype.name != dtype):
             raise FileFormatError(
                 f"module {self.where()}: {name} must be {tuple(shape)} {dtype}, the file has {found.shape} "
                 f"{found.dtype.name}"
             )
         return found
+
+    def count(self, name: str, least: int = 1) -> int:
+        """A number of the configuration; `FileFormatError` if it is none, or less than `least`."""
+        value = self.config.get(name)
+        if type(value) is not int or value < least:
+            raise FileFormatError(f"module {self.where()}: {name} is {value!r:.60}, not at least {least}")
+        return value
 
     def has(self, name: str) -> bool:
         """Whether it has a plain tensor of that name."""

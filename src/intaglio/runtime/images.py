@@ -277,7 +277,7 @@ def _weight(layer: Layer, spec: list[int]) -> Any:
 
 @lower_layer("linear")
 def _linear(planner: Planner, layer: Layer, x: Array, residual: Array | None = None) -> Array:
-    quant, k, n = quantized(planner, x), layer.config["in_features"], layer.config["out_features"]
+    quant, k, n = quantized(planner, x), layer.count("in_features"), layer.count("out_features")
     if x.ndim == 0 or x.shape[-1] != k:
         raise InputError(f"{layer.where()}: input has shape {x.shape}, but its last dimension must be {k}")
     y = planner.new((*x.shape[:-1], n), "uint8", output_of(layer))

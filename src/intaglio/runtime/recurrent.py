@@ -10,12 +10,12 @@ from math import prod
 from typing import Any
 
 from intaglio import _core
-from intaglio.errors import InputError
+from intaglio.errors import FileFormatError, InputError
 from intaglio.runtime.array import Array, Quant
 from intaglio.runtime.floats import attend, check_float
 from intaglio.runtime.graph import Layer, map_values
 from intaglio.runtime.images import dequantize, output_of
-from intaglio.runtime.packing import aligned_bytes
+from intaglio.runtime.packing import MAX_K, aligned_bytes
 from intaglio.runtime.planner import NotLowered, Planner, lower_layer
 
 __all__: list[str] = []
@@ -34,7 +34,7 @@ def _cells(planner: Planner, layer: Layer) -> list[Array]:
     ends = ("", "_reverse") if config["bidirectional"] else ("",)
     output = config["proj_size"] or config["hidden_size"]
     found = []
-    for number in range(config["num_layers"]):
+    for number in range(layer.count("num_layers")):
         width = config["input_size"] if number == 0 else output * len(ends)
         weight = config["weight_dtype"]
         weight = "int8" if weight == "mixed" and number > 0 else weight
@@ -47,11 +47,21 @@ def _cells(planner: Planner, layer: Layer) -> list[Array]:
 
 
 def _pack(layer: Layer, shape: tuple[int, ...], suffix: str) -> Any:
-    names = [f"{name}{suffix}{end}" for name in _PARTS for end in ("", "_scale")]
-    arrays = [
-        layer.array(n) if layer.has(n) else None for n in (*names, f"bias_ih{suffix}", f"bias_hh{suffix}")
-    ]
     kind, weight, width, hidden, projection = shape
+    if min(width, hidden) < 1 or projection < 0 or max(width, hidden, projection) > MAX_K:
+        raise FileFormatError(f"{layer.where()}: no cell has the sizes {width}, {hidden}, {projection}")
+    rows = (4, 3, 1, 1)[kind] * hidden
+    shapes = {"weight_ih": (rows, width), "weight_hh": (rows, projection or hidden)}
+    shapes |= {"weight_hr": (projection, hidden)} if projection else {}
+    arrays: list[Any] = []
+    for part in _PARTS:
+        is_half = weight == 1 or (weight == 2 and part == "weight_ih")
+        name, is_there = f"{part}{suffix}", part in shapes
+        arrays.append(layer.array(name, shapes[part], "float16" if is_half else "int8") if is_there else None)
+        scaled = is_there and not is_half
+        arrays.append(layer.array(f"{name}_scale", shapes[part][:1]) if scaled else None)
+    biases = (f"bias_ih{suffix}", f"bias_hh{suffix}")
+    arrays += [layer.array(name, (rows,)) if layer.has(name) else None for name in biases]
     packed = aligned_bytes(_core.packed_cell_bytes(kind, weight, width, hidden, projection))
     addresses = [0 if a is None else a.ctypes.data for a in arrays]
     _core.pack_cell(kind, weight, width, hidden, projection, addresses, packed.ctypes.data)
@@ -70,6 +80,9 @@ def _recurrent(planner: Planner, layer: Layer, input: Any, hx: Any = None) -> An
             f"{config['input_size']}), its "
             "batch_first form, or one without a batch is needed"
         )
+    for size in ("input_size", "hidden_size", "num_layers"):
+        layer.count(size)
+    layer.count("proj_size", 0)
     is_batched = input.ndim == 3
     turned = config["batch_first"] and is_batched
     x = input.unsqueeze(1) if not is_batched else input.swap(0, 1) if turned else input
@@ -231,7 +244,9 @@ def _multihead_attention(
         q, k, v = (whole.slice(-1, slice(i * width, (i + 1) * width)) for i in range(3))
     else:
         q, k, v = project("q_proj", query), project("k_proj", key), project("v_proj", value)
-    heads = config["num_heads"]
+    heads = layer.count("num_heads")
+    if q.shape[-1] % heads or k.shape[-1] % heads or v.shape[-1] % heads:
+        raise FileFormatError(f"{layer.where()}: {heads} heads do not divide its width")
 
     def split(x: Array) -> Array:
         """`(N, heads, T, D)` of `(N, T, E)`, or of `(T, N, E)`."""
