@@ -18,8 +18,8 @@ from torch import nn
 
 import intaglio
 from intaglio.runtime.array import Array, Buffer
+from intaglio.runtime.calls import Call, HostCall
 from intaglio.runtime.memory import lay_out
-from intaglio.runtime.planner import Call, HostCall
 from tests.program_models import (
     IMAGE_MODELS,
     Branches,

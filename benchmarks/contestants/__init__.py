@@ -12,7 +12,7 @@ from benchmarks.contestants.convolutions import (
 )
 from benchmarks.contestants.intaglio_dynamic import Intaglio, IntaglioKernel, IntaglioModules
 from benchmarks.contestants.onnx_runtime import OnnxRuntimeDynamic
-from benchmarks.contestants.openvino_int8 import OpenVinoDynamic, OpenVinoStatic
+from benchmarks.contestants.openvino_int8 import OpenVinoDynamic, OpenVinoFloat, OpenVinoStatic
 from benchmarks.contestants.torch_eager import LegacyFbgemm, LegacyOnednn, TorchFloat
 from benchmarks.contestants.torchao_compiled import TorchaoCompiled
 
@@ -36,6 +36,7 @@ CONTESTANTS: tuple[type[Contestant], ...] = (
     OnnxRuntimeDynamic,
     OpenVinoStatic,
     OpenVinoDynamic,
+    OpenVinoFloat,
     TorchaoCompiled,
 )
 

@@ -1,4 +1,4 @@
-"""OpenVINO in int8, two ways: static ranges calibrated by NNCF, and int8 weights with dynamic activations."""
+"""OpenVINO in int8, two ways (NNCF's static ranges; int8 weights, dynamic activations), and in float32."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import torch
 from benchmarks.contestants.contestant import Contestant, Program
 from benchmarks.workloads import Inputs, Network
 
-__all__ = ["OpenVinoDynamic", "OpenVinoStatic"]
+__all__ = ["OpenVinoDynamic", "OpenVinoFloat", "OpenVinoStatic"]
 
 
 class OpenVino(Contestant):
@@ -68,6 +68,18 @@ class OpenVinoStatic(OpenVino):
         batches = [tuple(tensor.numpy() for tensor in batch) for batch in self.network.calibration]
         scheme = nncf.ModelType.TRANSFORMER if self.network.attention else None
         return nncf.quantize(converted, nncf.Dataset(batches), model_type=scheme, subset_size=len(batches))
+
+
+class OpenVinoFloat(OpenVino):
+    """The float model: the best float program that there is on most CPUs."""
+
+    name = "OpenVINO float32"
+    configuration = "the converted model as it is, in float32, otherwise the same"
+    compile_options: ClassVar[dict[str, object]] = {"INFERENCE_PRECISION_HINT": "f32"}
+
+    def quantize(self, converted: openvino.Model) -> openvino.Model:
+        """Nothing."""
+        return converted
 
 
 class OpenVinoDynamic(OpenVino):

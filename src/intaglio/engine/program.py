@@ -15,9 +15,9 @@ from intaglio.engine.torch_host import qparams_of, quant_of
 from intaglio.errors import InputError
 from intaglio.qtensor import QTensor
 from intaglio.runtime.array import ITEM_BYTES, Array
+from intaglio.runtime.calls import Host
 from intaglio.runtime.model import Model
 from intaglio.runtime.plan import Plan, input_array
-from intaglio.runtime.planner import Host
 from intaglio.runtime.program import MOST_PLANS, BaseProgram
 
 __all__ = ["Program"]
@@ -94,14 +94,12 @@ class Program(BaseProgram):
         if not leaf.is_cpu or leaf.layout is not torch.strided:
             raise InputError(
                 f"{self.model.name}: an input is on {leaf.device} with layout {leaf.layout}, but a "
-                "program runs "
-                "on dense tensors of the CPU: pass x.cpu()"
+                "program runs on dense tensors of the CPU: pass x.cpu()"
             )
         if leaf.dtype not in _NAMES or leaf.dtype in (torch.float64, torch.float16, torch.bfloat16):
             raise InputError(
                 f"{self.model.name}: an input has dtype {leaf.dtype}, but a program takes float32 "
-                "and integers: "
-                "pass x.float()"
+                "and integers: pass x.float()"
             )
         return input_array(leaf.shape, leaf.stride(), _NAMES[leaf.dtype])
 

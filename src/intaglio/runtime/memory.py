@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from intaglio.runtime.array import Buffer
-from intaglio.runtime.planner import Call, HostCall
+from intaglio.runtime.calls import Call, HostCall
 
 __all__ = ["Arena", "lay_out"]
 

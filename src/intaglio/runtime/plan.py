@@ -16,9 +16,10 @@ import numpy as np
 from intaglio import _core
 from intaglio.errors import InputError
 from intaglio.runtime.array import Array, Buffer, contiguous_strides
+from intaglio.runtime.calls import Call, HostCall
 from intaglio.runtime.graph import make_objects, map_values
 from intaglio.runtime.memory import Arena, lay_out
-from intaglio.runtime.planner import Call, HostCall, Planner
+from intaglio.runtime.planner import Planner
 from intaglio.runtime.rows import fuse_rows
 from intaglio.runtime.stem import fuse_stems
 
@@ -182,9 +183,8 @@ class Plan:
         map_values(found, receive)
         if repr(others) != repr(call.others):
             raise InputError(
-                f"{call.label} gave {others}, but {call.others} when it was planned: what depends "
-                "on values has "
-                "no place in a program"
+                f"{call.label} gave {others}, but {call.others} when it was planned: what "
+                "depends on values has no place in a program"
             )
         if len(results) != len(call.results):
             raise InputError(

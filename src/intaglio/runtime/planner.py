@@ -13,7 +13,7 @@ import math
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.lib.stride_tricks import as_strided
@@ -21,79 +21,14 @@ from numpy.lib.stride_tricks import as_strided
 from intaglio.errors import InputError, IntaglioError
 from intaglio.files.python_names import BUILTINS, MATH, OPERATORS
 from intaglio.runtime.array import Array, Buffer, Quant, contiguous_strides, image_strides
+from intaglio.runtime.calls import Call, Host, HostCall, arrays_in
 from intaglio.runtime.graph import Graph, Layer, Made, Node, Value, map_values
 
-__all__ = ["Call", "Host", "HostCall", "NotLowered", "Planner", "arrays_in", "lower_function", "lower_layer"]
+__all__ = ["NotLowered", "Planner", "lower_function", "lower_layer"]
 
 
 class NotLowered(Exception):  # noqa: N818  # no error of the user's
     """A step that no kernel computes as it is called here; the message says why."""
-
-
-@dataclass
-class Call:
-    """One call of a kernel's driver: its arguments by name, arrays standing for their memory.
-
-    `writes` are the names of those that it fills; `work` is its number of multiply-adds in int8.
-    """
-
-    driver: str
-    label: str
-    arguments: dict[str, Any]
-    writes: tuple[str, ...]
-    work: int = 0
-
-    def written(self) -> list[Array]:
-        """The arrays that it fills."""
-        return arrays_in([self.arguments[name] for name in self.writes])
-
-    def read(self) -> list[Array]:
-        """The arrays that it needs."""
-        return arrays_in([value for name, value in self.arguments.items() if name not in self.writes])
-
-
-@dataclass
-class HostCall:
-    """A call that the plan does not make itself: `function` of host values, made of `args` and `kwargs`.
-
-    `copied` are the numbers of those `results` that would be views of memory that others use later; `others`
-    is what it gave beside tensors, which must be the same in each call.
-    """
-
-    label: str
-    function: Callable[..., Any]
-    args: Any
-    kwargs: Any
-    results: list[Array] = field(default_factory=list)
-    copied: set[int] = field(default_factory=set)
-    others: list[Any] = field(default_factory=list)
-
-    def written(self) -> list[Array]:
-        """The arrays that it gives."""
-        return self.results
-
-    def read(self) -> list[Array]:
-        """The arrays that it needs."""
-        return arrays_in([self.args, self.kwargs])
-
-
-class Host(Protocol):
-    """What computes the steps that no kernel does, on values of its own kind."""
-
-    def find(self, node: Node, layer: Layer | None) -> Callable[..., Any] | None:
-        """What computes a step, or None."""
-
-    def wrap(self, data: np.ndarray[Any, Any], array: Array) -> Any:
-        """A host value over this memory."""
-
-    def unwrap(self, value: Any) -> tuple[np.ndarray[Any, Any], Quant | None] | None:
-        """A host value's memory and parameters; None of what is no tensor."""
-
-    def constant(self, value: Any) -> Any:
-        """What stands in arguments of steps (`Named`) as the host has it."""
-
-    def table(self, name: str, arguments: dict[str, Any], x: Quant, output: Quant) -> np.ndarray[Any, Any]:
-        """`(256,) uint8`: what the activation `torch.nn.<name>` makes of each integer of `x`."""
 
 
 Lowering = Callable[..., Any]
@@ -127,13 +62,6 @@ def lower_function(*names: str) -> Callable[[_Lowering], _Lowering]:
         return lowering
 
     return register
-
-
-def arrays_in(value: Any) -> list[Array]:
-    """The arrays among the leaves of `value`."""
-    found: list[Array] = []
-    map_values(value, lambda leaf: found.append(leaf) if isinstance(leaf, Array) else None)
-    return found
 
 
 _PYTHON = {
@@ -321,14 +249,12 @@ class Planner:
         return result
 
     def _check_written(self, array: Array) -> None:
-        """`InputError` for what shares memory with a tensor that was written in place, under another
-        shape."""
+        """`InputError` for what shares memory, in another shape, with a tensor that was written in place."""
         label = self.overwritten.get(id(array.buffer))
         if label is not None and id(array) not in self.rewritten:
             raise InputError(
-                f"'{self.label}' reads a tensor after '{label}' has written in place over a view of "
-                "it: use the "
-                "form that gives a new tensor"
+                f"'{self.label}' reads a tensor after '{label}' has written in place over a view of it: "
+                "use the form that gives a new tensor"
             )
 
     def _lower_alone(
@@ -363,9 +289,8 @@ class Planner:
         label = node.target if layer is None else layer.where()
         if function is None:
             raise InputError(
-                f"{label}: {why}, and there is nothing else here that could: run it where torch is "
-                "installed, "
-                "with intaglio.compile"
+                f"{label}: {why}, and there is nothing else here that could: run it where torch is, with "
+                "intaglio.compile"
             )
         arrays = arrays_in([args, kwargs])
         is_known = all(array.is_constant for array in arrays)
@@ -411,9 +336,8 @@ class Planner:
         if found is None:
             if leaf is not None and not isinstance(leaf, (bool, int, float, str)):
                 raise InputError(
-                    f"{self.label} gives a {type(leaf).__name__}, which has no place in a program: "
-                    "only tensors, "
-                    "numbers, and tuples, lists and dicts of them have"
+                    f"{self.label} gives a {type(leaf).__name__}, which has no place in a program: only "
+                    "tensors, numbers, and tuples, lists and dicts of them have"
                 )
             call.others.append(leaf)
             return leaf

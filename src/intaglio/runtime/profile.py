@@ -10,7 +10,7 @@ from statistics import median
 from typing import Any
 
 from intaglio import _core
-from intaglio.runtime.planner import Call
+from intaglio.runtime.calls import Call
 
 __all__ = ["Profile", "Step", "profile_of"]
 

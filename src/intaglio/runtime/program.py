@@ -12,10 +12,11 @@ from typing import Any
 
 from intaglio.runtime import lowerings
 from intaglio.runtime.array import Array
+from intaglio.runtime.calls import Call, Host
 from intaglio.runtime.graph import map_values
 from intaglio.runtime.model import Model
 from intaglio.runtime.plan import Plan
-from intaglio.runtime.planner import Call, Host, Planner
+from intaglio.runtime.planner import Planner
 from intaglio.runtime.profile import Profile, profile_of
 
 __all__ = ["MOST_PLANS", "BaseProgram", "Memory", "lowerings"]

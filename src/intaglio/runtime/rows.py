@@ -12,8 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 from intaglio.runtime.array import Array, Buffer
+from intaglio.runtime.calls import Call, HostCall, arrays_in
 from intaglio.runtime.floats import rows_of
-from intaglio.runtime.planner import Call, HostCall, arrays_in
 
 __all__ = ["fuse_rows"]
 

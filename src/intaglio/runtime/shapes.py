@@ -8,8 +8,9 @@ from typing import Any
 
 from intaglio.errors import InputError
 from intaglio.runtime.array import Array, contiguous_strides, image_strides
+from intaglio.runtime.calls import arrays_in
 from intaglio.runtime.graph import Layer, Named
-from intaglio.runtime.planner import NotLowered, Planner, arrays_in, lower_function, lower_layer
+from intaglio.runtime.planner import NotLowered, Planner, lower_function, lower_layer
 from intaglio.runtime.quantities import clamp_integer
 
 __all__: list[str] = []

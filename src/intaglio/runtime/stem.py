@@ -5,7 +5,7 @@ May import planner and array.
 
 from __future__ import annotations
 
-from intaglio.runtime.planner import Call, HostCall
+from intaglio.runtime.calls import Call, HostCall
 
 __all__ = ["fuse_stems"]
 
