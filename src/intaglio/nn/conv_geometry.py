@@ -15,6 +15,7 @@ from intaglio.errors import InputError
 from intaglio.nn.padded_conv import PaddedConv1d, PaddedConv2d, PaddedConv3d
 from intaglio.nn.quantized import QuantizedModule
 from intaglio.ops.conv import ConvSpec, is_channels_last
+from intaglio.runtime.geometry import conv_size, transposed_size
 
 __all__ = [
     "ConvGeometry",
@@ -168,17 +169,12 @@ class OrdinaryConv(ConvGeometry):
     def output_size(self, size: Sequence[int]) -> list[int]:
         """The output's size for an input's; `InputError` where there is none."""
         self._check_padding(size)
-        found = []
-        for length, kernel, stride, dilation, (before, after) in zip(
-            size, self.kernel_size, self.stride, self.dilation, self.padding, strict=True
-        ):
-            room = length + before + after - dilation * (kernel - 1) - 1
-            if room < 0:
-                raise InputError(
-                    f"{self.where()}: input of size {tuple(size)} is smaller than the kernel, "
-                    f"even padded by {self.padding}"
-                )
-            found.append(room // stride + 1)
+        found = conv_size(size, self.kernel_size, self.stride, self.dilation, self.padding)
+        if found is None:
+            raise InputError(
+                f"{self.where()}: input of size {tuple(size)} is smaller than the kernel, "
+                f"even padded by {self.padding}"
+            )
         return found
 
     def _check_padding(self, size: Sequence[int]) -> None:
@@ -260,12 +256,7 @@ class TransposedConv(ConvGeometry):
         return self._default_size(size) if asked is None else self._asked_size(size, list(asked))
 
     def _smallest_size(self, size: Sequence[int]) -> list[int]:
-        return [
-            (length - 1) * stride - 2 * cut + dilation * (kernel - 1) + 1
-            for length, stride, cut, dilation, kernel in zip(
-                size, self.stride, self.padding, self.dilation, self.kernel_size, strict=True
-            )
-        ]
+        return transposed_size(size, self.kernel_size, self.stride, self.dilation, self.padding)
 
     def _default_size(self, size: Sequence[int]) -> list[int]:
         found = [a + b for a, b in zip(self._smallest_size(size), self.output_padding, strict=True)]

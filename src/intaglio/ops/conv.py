@@ -16,6 +16,7 @@ from intaglio import _core
 from intaglio.errors import ConfigError
 from intaglio.ops.library import define_op
 from intaglio.ops.packing import MAX_K
+from intaglio.runtime.geometry import PADDING_MODES, conv_integers
 
 __all__ = [
     "PADDING_MODES",
@@ -26,8 +27,6 @@ __all__ = [
     "run_conv_dynamic",
     "unpack_conv",
 ]
-
-PADDING_MODES = ("zeros", "reflect", "replicate", "circular")
 
 _AXES = 3
 _LARGEST = 2**31 - 1
@@ -62,11 +61,12 @@ class ConvSpec:
 
     def to_ints(self) -> list[int]:
         """The form in which it crosses to the kernels: three axes, depth, height and width."""
-        lead = (1,) * (_AXES - len(self.kernel))
-        none = (0,) * len(lead)
         channels = (self.out_channels, self.in_channels, self.groups)
-        axes = (*lead, *self.kernel, *lead, *self.stride, *lead, *self.dilation, *none, *self.padding)
-        return [*channels, *axes, int(self.transposed), PADDING_MODES.index(self.padding_mode)]
+        return conv_integers(
+            *(channels, self.kernel, self.stride, self.dilation, self.padding),
+            transposed=self.transposed,
+            padding_mode=self.padding_mode,
+        )
 
 
 def pack_conv(spec: ConvSpec, weight: Tensor, scale: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,7 +1,8 @@
 """int8 weights packed for this CPU's kernels: one uint8 tensor that holds weight, scales and bias.
 
 The layout belongs to the instruction set in use (csrc/kernels/kernels.h, PackedLayout), so a packed
-tensor never leaves the process: files and pickles hold the plain tensors. May import _core and errors.
+tensor never leaves the process: files and pickles hold the plain tensors. May import runtime, _core and
+errors.
 """
 
 from __future__ import annotations
@@ -11,11 +12,9 @@ from torch import Tensor
 
 from intaglio import _core
 from intaglio.errors import ConfigError
+from intaglio.runtime.packing import MAX_K
 
 __all__ = ["MAX_K", "for_active_isa", "pack_weight", "unpack_weight"]
-
-MAX_K = 65_793
-"""Largest K whose int32 sums cannot overflow: 255 * 128 * K < 2**31."""
 
 
 def pack_weight(weight: Tensor, scale: Tensor, bias: Tensor | None, *, panel_vectors: int = 0) -> Tensor:

@@ -17,45 +17,12 @@ from intaglio import _core
 from intaglio.errors import InputError
 from intaglio.ops.layout import empty_image, with_channels_innermost
 from intaglio.ops.library import define_op, is_direct
+from intaglio.runtime.geometry import adaptive_axes, pool_axes, pooled_size
 
 __all__ = ["adaptive_avg_pool", "adaptive_max_pool", "avg_pool", "max_pool", "pooled_size"]
 
 _AXES = 3
 _threads = torch.get_num_threads
-
-
-def pooled_size(
-    size: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    ceil_mode: bool,
-) -> list[int]:
-    """Sizes after pooling, as torch counts them; with `ceil_mode` no window begins in the right padding.
-
-    `InputError` for windows that cannot be, and where nothing would be left.
-    """
-    if any(
-        len(v) != len(size) or min(v) < least
-        for v, least in ((kernel, 1), (stride, 1), (padding, 0), (dilation, 1))
-    ):
-        raise InputError(
-            f"pooling over {len(size)} axes cannot have kernel_size {tuple(kernel)}, stride {tuple(stride)}, "
-            f"padding {tuple(padding)} and dilation {tuple(dilation)}"
-        )
-    out = []
-    for n, k, s, p, d in zip(size, kernel, stride, padding, dilation, strict=True):
-        reach = d * (k - 1) + 1
-        if p > reach // 2:
-            raise InputError(f"padding {p} is more than half of a window of {reach}")
-        windows = (n + 2 * p - reach + (s - 1 if ceil_mode else 0)) // s + 1
-        if ceil_mode and (windows - 1) * s >= n + p:
-            windows -= 1
-        if windows < 1:
-            raise InputError(f"an image of size {tuple(size)} is too small for windows of {tuple(kernel)}")
-        out.append(windows)
-    return out
 
 
 def _check(x: Tensor, axes: int) -> None:
@@ -70,35 +37,19 @@ def _check(x: Tensor, axes: int) -> None:
 @lru_cache(maxsize=512)
 def _geometry(
     size: tuple[int, ...], windows: tuple[tuple[int, ...], ...], ceil_mode: bool
-) -> list[list[int]]:
+) -> tuple[list[int], list[int]]:
     """Output sizes, and what the driver is told of three axes."""
     kernel, stride, padding, dilation = windows
     out = pooled_size(size, kernel, stride, padding, dilation, ceil_mode)
-    return _three_axes(size, out, windows)
+    return out, pool_axes(size, out, windows)
 
 
-@lru_cache(maxsize=512)
-def _adaptive_geometry(size: tuple[int, ...], output_size: tuple[int | None, ...]) -> list[list[int]]:
-    """The same of windows that divide the image; None keeps an axis."""
-    axes = len(size)
-    out = [n if m is None else m for n, m in zip(size, output_size, strict=False)]
-    if axes != len(output_size) or min(out, default=0) < 0 or (0 in size and 0 not in out):
-        raise InputError(f"an image of size {tuple(size)} cannot be pooled to {output_size}")
-    return _three_axes(size, out, ((0,) * axes, (1,) * axes, (0,) * axes, (1,) * axes))
-
-
-def _three_axes(
-    size: tuple[int, ...], out: list[int], windows: tuple[tuple[int, ...], ...]
-) -> list[list[int]]:
-    lead = _AXES - len(size)
-    ones, zeros = (1,) * lead, (0,) * lead
-    kernel, stride, padding, dilation = windows
-    axes = [*ones, *size, *ones, *out, *ones, *kernel, *ones, *stride, *zeros, *padding, *ones, *dilation]
-    return [out, axes]
+_adaptive_geometry = lru_cache(maxsize=512)(adaptive_axes)
+"""The same of windows that divide the image; None keeps an axis."""
 
 
 def _pool(
-    x: Tensor, geometry: list[list[int]], average: tuple[bool, int, int, int, int] | None = None
+    x: Tensor, geometry: tuple[list[int], list[int]], average: tuple[bool, int, int, int, int] | None = None
 ) -> Tensor:
     """Run the driver; `average` has count_include_pad, divisor_override, zero_point, lower and upper."""
     x = with_channels_innermost(x)

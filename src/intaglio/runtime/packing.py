@@ -14,8 +14,8 @@ __all__ = ["MAX_K", "aligned_bytes", "pack_linear", "pack_linear_static", "pack_
 Packed = np.ndarray[Any, np.dtype[np.uint8]]
 _Array = np.ndarray[Any, Any]
 
-MAX_K = 65793
-"""Most values of a row: beyond it int32 sums could overflow."""
+MAX_K = 65_793
+"""Largest K whose int32 sums cannot overflow: 255 * 128 * K < 2**31."""
 
 _ALIGNMENT = 64
 
