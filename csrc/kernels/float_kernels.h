@@ -56,45 +56,52 @@ struct FinishRowsArgs {
 
 // ---- Attention ------------------------------------------------------------------------------------
 
-// Floats of a head's packed keys and values: whole panels, of any instruction set.
+// Words of a head's packed keys and values: whole panels, of any instruction set, and pairs of words.
 constexpr int64_t kHeadPanel = 32;
-inline int64_t packed_keys_floats(int64_t keys, int64_t depth) {
-  return (keys + kHeadPanel - 1) / kHeadPanel * kHeadPanel * depth;
+inline int64_t whole_panels(int64_t columns) { return (columns + kHeadPanel - 1) / kHeadPanel * kHeadPanel; }
+inline int64_t words_of_depth(int64_t depth) { return (depth + 1) / 2 * 2; }
+inline int64_t packed_keys_words(int64_t keys, int64_t depth) {
+  return whole_panels(keys) * words_of_depth(depth);
 }
-inline int64_t packed_values_floats(int64_t keys, int64_t width) {
-  return (width + kHeadPanel - 1) / kHeadPanel * kHeadPanel * keys;
+inline int64_t packed_values_words(int64_t keys, int64_t width) {
+  return whole_panels(width) * words_of_depth(keys);
 }
 
-// One head's keys and values, in the order in which attend_rows reads them.
+// One head's keys and values, rounded to words, in the order in which attend_rows reads them.
 struct PackHeadArgs {
   const float* k;  // (keys, depth), rows k_stride floats apart
   int64_t k_stride;
   const float* v;  // (keys, width), rows v_stride floats apart
   int64_t v_stride;
   int64_t keys, depth, width;
-  float* packed_keys;    // packed_keys_floats(keys, depth), 64-byte aligned
-  float* packed_values;  // packed_values_floats(keys, width), 64-byte aligned
+  int16_t* packed_keys;    // packed_keys_words(keys, depth), 64-byte aligned
+  float* key_scales;       // whole_panels(keys), 64-byte aligned
+  int16_t* packed_values;  // packed_values_words(keys, width), 64-byte aligned
+  float* value_scales;     // whole_panels(width), 64-byte aligned
 };
 
 // Queries that share how many keys are read: the group's last query decides (AttendRowsArgs::is_causal).
 constexpr int64_t kQueryGroup = 48;
 // Query rows whose scores are held at once, at most.
 constexpr int64_t kMostQueryRows = 16;
-inline int64_t attend_scratch_floats(int64_t keys) {
-  return kMostQueryRows * ((keys + kHeadPanel - 1) / kHeadPanel * kHeadPanel);
+// Of scores, scales, weights and rounded queries.
+inline int64_t attend_scratch_bytes(int64_t keys, int64_t depth) {
+  return kMostQueryRows * (whole_panels(keys) * 6 + 4 + whole_panels(depth) * 2);
 }
 
 // Rows query_begin..query_end-1 of one head:
 //   s[i][j] = (sum over d of q[i][d] * k[j][d]) * factor + mask[i][j] * log2 e
 //   y[i]    = (sum over j of e[i][j] * v[j]) / (sum over j of e[i][j]),   e[i][j] = 2^(s[i][j] - max s[i])
-// A key that is not allowed has e = 0. A row without a key that is allowed, or whose scores are all
-// -infinity, gives zeros.
+// where q, k, v and e are rounded to words and both sums are exact. A key that is not allowed has e = 0. A
+// row without a key that is allowed, or whose scores are all -infinity, gives zeros.
 struct AttendRowsArgs {
   const float* q;  // (queries, depth) from query 0 on, rows q_stride floats apart
   int64_t q_stride;
   int64_t query_begin, query_end;  // query_begin is a multiple of kQueryGroup
-  const float* packed_keys;        // made by pack_head of the same instruction set
-  const float* packed_values;
+  const int16_t* packed_keys;      // these four made by pack_head of the same instruction set
+  const float* key_scales;
+  const int16_t* packed_values;
+  const float* value_scales;
   int64_t keys, depth, width;
   float factor;  // the scale times log2 e
   const float*
@@ -105,7 +112,7 @@ struct AttendRowsArgs {
   bool is_causal;  // query i may see keys 0..i; of the keys beyond those of its group of queries none is read
   float* y;        // (queries, width) from query 0 on, rows y_stride floats apart
   int64_t y_stride;
-  float* scratch;  // attend_scratch_floats(keys), 64-byte aligned
+  uint8_t* scratch;  // attend_scratch_bytes(keys, depth), 64-byte aligned
 };
 
 // ---- Tensors --------------------------------------------------------------------------------------

@@ -55,7 +55,7 @@ void softmax_floats(const SoftmaxFloatsArgs& args) noexcept {
     for_each_part(args.cols, [&](int64_t i, int, auto n) __attribute__((always_inline)) {
       store_part(y + i, mul(load_part(x + i, n), set(kLog2E)), n);
     });
-    const F inverse = set(1.0f / weigh_row(y, args.cols, args.cols));
+    const F inverse = set(1.0f / weigh_row(y, args.cols));
     for_each_part(args.cols, [&](int64_t i, int, auto n) __attribute__((always_inline)) {
       store_part(y + i, mul(load_part(y + i, n), inverse), n);
     });

@@ -37,6 +37,8 @@ inline F max(F a, F b) { return _mm256_max_ps(a, b); }
 inline F minus_abs(F a) { return _mm256_or_ps(a, _mm256_set1_ps(-0.0f)); }
 inline F round(F a) { return _mm256_round_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline I to_int(F a) { return _mm256_cvtps_epi32(a); }
+inline I as_int(F a) { return _mm256_castps_si256(a); }
+inline F as_float(I a) { return _mm256_castsi256_ps(a); }
 inline F to_float(I a) { return _mm256_cvtepi32_ps(a); }
 inline F scale_by_power_of_2(F p, I n) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(p), _mm256_slli_epi32(n, 23)));
@@ -85,6 +87,22 @@ inline I mul_int(I a, I b) { return _mm256_mullo_epi32(a, b); }
 inline I and_int(I a, I b) { return _mm256_and_si256(a, b); }
 inline I min_int(I a, I b) { return _mm256_min_epi32(a, b); }
 inline I max_int(I a, I b) { return _mm256_max_epi32(a, b); }
+inline int32_t reduce_max_int(I a) {
+  __m128i most = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  most = _mm_max_epi32(most, _mm_shuffle_epi32(most, 0x4e));
+  return _mm_cvtsi128_si32(_mm_max_epi32(most, _mm_shuffle_epi32(most, 0xb1)));
+}
+inline int32_t reduce_add_int(I a) {
+  __m128i sum = _mm_add_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256(a, 1));
+  sum = _mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0x4e));
+  return _mm_cvtsi128_si32(_mm_add_epi32(sum, _mm_shuffle_epi32(sum, 0xb1)));
+}
+inline void narrow_words(int16_t* p, I v) {
+  const __m128i low = _mm256_castsi256_si128(v), high = _mm256_extracti128_si256(v, 1);
+  const __m128i order = _mm_setr_epi8(0, 1, 4, 5, 8, 9, 12, 13, -1, -1, -1, -1, -1, -1, -1, -1);
+  _mm_storeu_si128(reinterpret_cast<__m128i*>(p),
+                   _mm_unpacklo_epi64(_mm_shuffle_epi8(low, order), _mm_shuffle_epi8(high, order)));
+}
 template <int kBits>
 inline I shift_left(I v) {
   return _mm256_slli_epi32(v, kBits);

@@ -10,7 +10,8 @@
 //                           and keep(m, v) is v where m, else 0
 //   load_half               kLanes IEEE halves, widened exactly
 //   minus_abs               -|a|: the sign set
-//   round, to_int           to nearest, ties to even
+//   round, to_int           to nearest, ties to even; to_int makes INT32_MIN of a NaN
+//   as_int, as_float        the same bits
 //   scale_by_power_of_2     p * 2^n by adding to the exponent: p and the result must be normal
 //   store_u8                saturated to 0..255
 //   store_u8_four           4 * kLanes bytes: saturated v[j] + zero, zero in -32768..32767
@@ -42,7 +43,9 @@
 //   pin                     keeps an accumulator in its register: without it GCC 12 spills the K
 //                           loop's accumulators as soon as the epilogue is heavy
 //   sum_chains              the sum of sixteen values: i and i + 8 first, then i and i + 4, 2, 1
-//   words                   2 * kLanes int16 in an I, modulo 2^16; dot_words: acc[j] += two products of words
+//   words                   2 * kLanes int16 in an I, modulo 2^16; dot_words: acc[j] += two products of
+//   words;
+//                           narrow_words: the low halves of the lanes, side by side
 #pragma once
 
 #include <immintrin.h>
@@ -77,6 +80,8 @@ inline F minus_abs(F a) { return _mm512_or_ps(a, _mm512_set1_ps(-0.0f)); }
 inline F round(F a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 inline I to_int(F a) { return _mm512_cvtps_epi32(a); }
 inline F to_float(I a) { return _mm512_cvtepi32_ps(a); }
+inline I as_int(F a) { return _mm512_castps_si512(a); }
+inline F as_float(I a) { return _mm512_castsi512_ps(a); }
 inline F scale_by_power_of_2(F p, I n) {
   return _mm512_castsi512_ps(_mm512_add_epi32(_mm512_castps_si512(p), _mm512_slli_epi32(n, 23)));
 }
@@ -110,6 +115,11 @@ inline I mul_int(I a, I b) { return _mm512_mullo_epi32(a, b); }
 inline I and_int(I a, I b) { return _mm512_and_si512(a, b); }
 inline I min_int(I a, I b) { return _mm512_min_epi32(a, b); }
 inline I max_int(I a, I b) { return _mm512_max_epi32(a, b); }
+inline int32_t reduce_max_int(I a) { return _mm512_reduce_max_epi32(a); }
+inline int32_t reduce_add_int(I a) { return _mm512_reduce_add_epi32(a); }
+inline void narrow_words(int16_t* p, I v) {
+  _mm256_storeu_si256(reinterpret_cast<__m256i*>(p), _mm512_cvtepi32_epi16(v));
+}
 template <int kBits>
 inline I shift_left(I v) {
   return _mm512_slli_epi32(v, kBits);

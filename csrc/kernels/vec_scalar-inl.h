@@ -35,6 +35,16 @@ inline F round(F a) { return std::nearbyint(a); }
 // Out of range and NaN give the smallest integer, as the x86 conversions do.
 inline I to_int(F a) { return a >= -0x1p31f && a < 0x1p31f ? static_cast<I>(std::nearbyint(a)) : INT32_MIN; }
 inline F to_float(I a) { return static_cast<F>(a); }
+inline I as_int(F a) {
+  I bits;
+  std::memcpy(&bits, &a, 4);
+  return bits;
+}
+inline F as_float(I a) {
+  F value;
+  std::memcpy(&value, &a, 4);
+  return value;
+}
 inline F scale_by_power_of_2(F p, I n) {
   uint32_t bits;
   std::memcpy(&bits, &p, 4);
@@ -84,6 +94,9 @@ inline I and_int(I a, I b) { return a & b; }
 inline I xor_bits(I a, I b) { return a ^ b; }
 inline I min_int(I a, I b) { return a < b ? a : b; }
 inline I max_int(I a, I b) { return a > b ? a : b; }
+inline int32_t reduce_max_int(I a) { return a; }
+inline int32_t reduce_add_int(I a) { return a; }
+inline void narrow_words(int16_t* p, I v) { *p = static_cast<int16_t>(v & 0xffff); }
 template <int kBits>
 inline I shift_left(I v) {
   return static_cast<I>(static_cast<uint32_t>(v) << kBits);

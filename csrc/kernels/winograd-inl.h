@@ -9,6 +9,7 @@
 #pragma once
 
 #include "requantize-inl.h"
+#include "words-inl.h"
 
 namespace intaglio {
 namespace {
@@ -70,8 +71,6 @@ inline void transform_input(const I (&x)[kPoints], I (&v)[kPoints]) {
   v[5] = add_words(sub_words(four(x[1]), five(x[3])), x[5]);
 }
 
-inline void store_words(int16_t* p, I v) { store_int(reinterpret_cast<int32_t*>(p), v); }
-
 __attribute__((noinline)) void transform_input_tile(const uint8_t* image, const WinogradInputArgs& args,
                                                     int16_t* v) {
   const int64_t row_bytes = args.row_bytes, channels = args.channels, plane_step = args.plane_step;
@@ -103,12 +102,6 @@ void winograd_input(const WinogradInputArgs& args) noexcept {
 
 // ---- Products -------------------------------------------------------------------------------------
 
-inline I broadcast_words(const int16_t* p) {
-  int32_t two;
-  __builtin_memcpy(&two, p, 4);
-  return set_int(two);
-}
-
 // products[tile][column] of one plane: T tiles by a panel. The rows lie evenly, so that two pointers and
 // multiples of the step reach all of them.
 template <int T>
@@ -126,7 +119,7 @@ __attribute__((noinline)) void multiply_plane(const int16_t* v, int64_t inputs, 
   do {
     I b[kPanelVectors];
 #pragma GCC unroll 2
-    for (int j = 0; j < kPanelVectors; ++j) b[j] = load_int(reinterpret_cast<const int32_t*>(w) + j * kLanes);
+    for (int j = 0; j < kPanelVectors; ++j) b[j] = load_words(w + j * kWords);
     w += kPanelVectors * kWords;
 #pragma GCC unroll 16
     for (int i = 0; i < T; ++i) {

@@ -32,8 +32,22 @@ Split split_work(const AttentionCall& call, int threads) {
   return {parts, heads * parts};
 }
 
+// What a thread packs and scores into.
 struct Workspace {
-  float *keys, *values, *scores;
+  int16_t* keys;
+  float* key_scales;
+  int16_t* values;
+  float* value_scales;
+  uint8_t* scratch;
+
+  // Takes its parts one after the other; of nothing, only to see how much they are.
+  Workspace(const AttentionCall& call, Arena& arena) {
+    keys = arena.take<int16_t>(packed_keys_words(call.keys, call.depth));
+    key_scales = arena.take<float>(whole_panels(call.keys));
+    values = arena.take<int16_t>(packed_values_words(call.keys, call.width));
+    value_scales = arena.take<float>(whole_panels(call.width));
+    scratch = arena.take<uint8_t>(attend_scratch_bytes(call.keys, call.depth));
+  }
 };
 
 void attend(const AttentionCall& call, int64_t item, const Split& split, const Workspace& work) {
@@ -43,7 +57,7 @@ void attend(const AttentionCall& call, int64_t item, const Split& split, const W
                                  static_cast<int>(split.parts));
   if (queries.begin == queries.end) return;
   kernels.pack_head({rows_of(call.k, b, kv), call.k.row, rows_of(call.v, b, kv), call.v.row, call.keys,
-                     call.depth, call.width, work.keys, work.values});
+                     call.depth, call.width, work.keys, work.key_scales, work.values, work.value_scales});
   const int64_t shared = call.heads / call.kv_heads;
   for (int64_t h = kv * shared; h < (kv + 1) * shared; ++h) {
     AttendRowsArgs args{};
@@ -52,7 +66,9 @@ void attend(const AttentionCall& call, int64_t item, const Split& split, const W
     args.query_begin = queries.begin;
     args.query_end = queries.end;
     args.packed_keys = work.keys;
+    args.key_scales = work.key_scales;
     args.packed_values = work.values;
+    args.value_scales = work.value_scales;
     args.keys = call.keys;
     args.depth = call.depth;
     args.width = call.width;
@@ -64,7 +80,7 @@ void attend(const AttentionCall& call, int64_t item, const Split& split, const W
     args.is_causal = call.is_causal;
     args.y = rows_of(call.y, b, h);
     args.y_stride = call.y.row;
-    args.scratch = work.scores;
+    args.scratch = work.scratch;
     kernels.attend_rows(args);
   }
 }
@@ -77,15 +93,14 @@ void run_attention(const AttentionCall& call) {
   const int64_t scores = call.batch * call.heads * call.queries * call.keys;
   const int threads = scores * (call.depth + call.width) < kSmallestParallelWork ? 1 : call.threads;
   const Split split = split_work(call, threads);
-  const int64_t keys = aligned_size(packed_keys_floats(call.keys, call.depth) * 4);
-  const int64_t values = aligned_size(packed_values_floats(call.keys, call.width) * 4);
-  const int64_t bytes = keys + values + aligned_size(attend_scratch_floats(call.keys) * 4);
+  Arena sizes;
+  Workspace(call, sizes);
+  const int64_t bytes = sizes.most();
   Scratch scratch(bytes * threads);
   uint8_t* const base = scratch.take<uint8_t>(bytes * threads);
   run_parallel(threads, [&](int thread, int count) {
-    uint8_t* at = base + bytes * thread;
-    const Workspace work{reinterpret_cast<float*>(at), reinterpret_cast<float*>(at + keys),
-                         reinterpret_cast<float*>(at + keys + values)};
+    Arena arena(base + bytes * thread);
+    const Workspace work(call, arena);
     const Share items = share_of(split.items, 1, thread, count);
     for (int64_t item = items.begin; item < items.end; ++item) attend(call, item, split, work);
   });

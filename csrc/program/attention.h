@@ -1,4 +1,4 @@
-// Scaled dot-product attention in float32, read from and written to projections where they lie
+// Scaled dot-product attention, read from and written to projections where they lie
 // (docs/numerics.md, "Float operations of a Program").
 #pragma once
 

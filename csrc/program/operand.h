@@ -7,27 +7,6 @@
 
 namespace intaglio {
 
-// Parts of one allocation. Without memory it only measures how much there must be.
-class Arena {
- public:
-  explicit Arena(uint8_t* memory = nullptr) : memory_(memory) {}
-  template <class T>
-  T* take(int64_t count) {
-    T* part = memory_ == nullptr ? nullptr : reinterpret_cast<T*>(memory_ + used_);
-    used_ += aligned_size(count * static_cast<int64_t>(sizeof(T)));
-    most_ = std::max(most_, used_);
-    return part;
-  }
-  // Going back gives the same memory out again, to what never runs at the same time.
-  void go_to(int64_t used) { used_ = used; }
-  int64_t used() const { return used_; }
-  int64_t most() const { return most_; }
-
- private:
-  uint8_t* memory_;
-  int64_t used_ = 0, most_ = 0;
-};
-
 class Operand {
  public:
   Operand(CellWeight type, int64_t k);
