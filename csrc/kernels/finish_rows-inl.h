@@ -48,11 +48,15 @@ struct Gathered {
 
 // v = x + residual -> y, and what is to be known of v; y may be null where v is x itself.
 template <Statistic kStatistic>
-inline Gathered add_residual(const float* x, const float* residual, float* y, int64_t cols) {
+inline Gathered add_residual(const float* x, const float* residual, int64_t residual_stride, float* y,
+                             int64_t cols) {
   Gathered got;
   for_each_part(cols, [&](int64_t i, int part, auto n) __attribute__((always_inline)) {
     F v = load_part(x + i, n);
-    if (residual != nullptr) v = add(v, load_part(residual + i, n));
+    if (residual != nullptr) {
+      v = add(v, load_part(residual + i, n));
+      if (part * kLanes % 16 == 0) __builtin_prefetch(residual + residual_stride + i);  // the next row's
+    }
     if (y != nullptr) store_part(y + i, v, n);
     if (kStatistic == Statistic::kSum) got.sum.add_value(part, v);
     if (kStatistic == Statistic::kSquares) got.sum.add_square(part, v);
@@ -131,13 +135,13 @@ __attribute__((noinline)) void finish_row(const FinishRowsArgs& args, int64_t ro
   const float* v = to == nullptr ? x : to;
   Gathered got;
   if (args.norm == Norm::kLayer)
-    got = add_residual<Statistic::kSum>(x, residual, to, args.cols);
+    got = add_residual<Statistic::kSum>(x, residual, args.residual_stride, to, args.cols);
   else if (args.norm == Norm::kRms)
-    got = add_residual<Statistic::kSquares>(x, residual, to, args.cols);
+    got = add_residual<Statistic::kSquares>(x, residual, args.residual_stride, to, args.cols);
   else if (args.q != nullptr)
-    got = add_residual<Statistic::kRange>(x, residual, to, args.cols);
+    got = add_residual<Statistic::kRange>(x, residual, args.residual_stride, to, args.cols);
   else if (to != nullptr)
-    add_residual<Statistic::kNone>(x, residual, to, args.cols);
+    add_residual<Statistic::kNone>(x, residual, args.residual_stride, to, args.cols);
   if (normalizes) {
     float* normal = y != nullptr ? y : args.scratch;
     got.range = normalize_row(args, v, got.sum, normal);
