@@ -48,6 +48,7 @@ constexpr int64_t kWordsInSum = 65536;  // whose sum fits an int32
 __attribute__((noinline)) float weigh_row_in_words(const float* s, int64_t count, int16_t* words,
                                                    int64_t limit) {
   const F base = set(highest_score(s, count)), lowest = set(kLowestWord), none = set(-__builtin_inff());
+  for (int64_t j = round_up(count, kLanes); j < limit; ++j) words[j] = 0;
   I least = set_int(0);
   int64_t total = 0;
   for (int64_t begin = 0; begin < count; begin += kWordsInSum) {
@@ -60,11 +61,11 @@ __attribute__((noinline)) float weigh_row_in_words(const float* s, int64_t count
                     least = min_int(least, e);
                     sum = add_int(sum, e);
                   });
+    const bool has_nan = to_bits(not_at_least(to_float(least), set(0.0f))) != 0;
+    if (has_nan) return __builtin_nanf("");
     total += reduce_add_int(sum);
   }
-  for (int64_t j = round_up(count, kLanes); j < limit; ++j) words[j] = 0;
-  const bool has_nan = to_bits(not_at_least(to_float(least), set(0.0f))) != 0;
-  return has_nan ? __builtin_nanf("") : static_cast<float>(total);
+  return static_cast<float>(total);
 }
 
 }  // namespace
